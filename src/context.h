@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/* The context from inside: memory, errors, log, threads, devices. */
+#ifndef SOBRE_CONTEXT_H
+#define SOBRE_CONTEXT_H
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <sobre/backend.h>
+
+#include "os.h"
+
+#if defined(__GNUC__)
+#define SOBRE_PRINTF(nth, args) __attribute__((format(printf, nth, args)))
+#else
+#define SOBRE_PRINTF(nth, args)
+#endif
+
+/* Passes a failure on. */
+#define TRY(expr)                                                                                                      \
+    do {                                                                                                               \
+        sobre_status try_status_ = (expr);                                                                             \
+        if (try_status_ < 0) return try_status_;                                                                       \
+    } while (0)
+
+void context_ref(sobre_context *ctx);
+void context_unref(sobre_context *ctx);
+
+/* --- Memory: all of it counted, limited, and from the caller's allocator. Failure is reported (OUT_OF_MEMORY). */
+void *mem_alloc(sobre_context *ctx, size_t n, size_t size);          /* n * size zeroed bytes; checked; n 0 is 1 */
+void *mem_alloc_aligned(sobre_context *ctx, size_t size, size_t align); /* zeroed */
+void *mem_grow(sobre_context *ctx, void *ptr, size_t old_n, size_t n, size_t size); /* NULL leaves ptr as it was */
+char *mem_strdup(sobre_context *ctx, const char *text);
+char *mem_strndup(sobre_context *ctx, const char *text, size_t size);
+void mem_free(sobre_context *ctx, void *ptr); /* NULL is fine */
+/* Large memory: pages of the system (committed as they are touched), or the caller's allocator if there is one. */
+void *mem_pages_alloc(sobre_context *ctx, size_t size, bool huge);
+void mem_pages_free(sobre_context *ctx, void *pages, size_t size);
+
+/* --- Errors and log. Messages: what was wrong, where, what to do; no full stop, no newline. */
+sobre_status fail(sobre_context *ctx, sobre_status status, const char *format, ...) SOBRE_PRINTF(3, 4);
+void log_write(sobre_context *ctx, sobre_log_level level, const char *format, ...) SOBRE_PRINTF(3, 4);
+
+/* --- Parts */
+struct pool;
+/* Started on first use. */
+sobre_status context_pool(sobre_context *ctx, struct pool **ret_pool);
+sobre_cpu_isa context_cpu_isa(const sobre_context *ctx);
+const sobre_host *context_host(sobre_context *ctx);
+/* The allocator's seam for PCRE2 and others: plain malloc-like calls on the context. */
+void *mem_plain_alloc(size_t size, void *ctx);
+void mem_plain_free(void *ptr, void *ctx);
+
+/* --- Devices (backends/registry.c) */
+typedef struct device_entry {
+    const sobre_backend *backend;
+    int32_t index; /* of the backend's devices */
+    sobre_device_info info;
+    sobre_device *device; /* NULL until opened */
+} device_entry;
+
+/* The opened device of this number; UNAVAILABLE with the reason if it cannot be used. */
+sobre_status device_use(sobre_context *ctx, int32_t number, const device_entry **ret_entry);
+/* Frees what the context holds of devices and plugins. */
+void devices_close(sobre_context *ctx);
+
+#endif

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/* A model from inside: container, tokenizer, graph; weights once it is loaded. */
+#ifndef SOBRE_MODEL_H
+#define SOBRE_MODEL_H
+
+#include "container.h"
+#include "plan.h"
+#include "tok.h"
+
+/* Hyperparameters that every family shares; GGUF's names. */
+typedef struct hparams {
+    int32_t n_vocab, n_ctx, n_embd, n_layer, n_head, n_head_kv, head_dim, head_dim_v, n_ff;
+} hparams;
+
+typedef struct weights {
+    sobre_buffer *buffers[8];  /* one a device */
+    sobre_span *spans;         /* [n_values] of the fused graph */
+    uint64_t size;
+} weights;
+
+struct sobre_model {
+    sobre_context *ctx;
+    atomic_int refs;
+    os_mutex mutex;            /* guards what load and unload change */
+    container *file;
+    tokenizer *tok;
+    const struct chat_format *chat;
+    hparams hp;
+    sobre_graph *graph;        /* as the family built it; never changes */
+    sobre_kv_desc *kv;         /* [n_kv]: one cache a layer that has attention */
+    int32_t n_kv;
+    sobre_model_info info;
+    char **warnings;
+    /* Loaded: */
+    bool loaded;
+    uint32_t generation;       /* counts loads, so that sessions notice a new one */
+    atomic_int running;        /* sessions evaluating now */
+    sobre_placement placement;
+    device_set devices;
+    sobre_graph *fused;        /* lowered and fused for the devices */
+    weights w;
+};
+
+void model_ref(sobre_model *m);
+
+/* weights.c */
+sobre_status weights_load(sobre_model *m, const sobre_load_options *options);
+void weights_free(sobre_model *m);
+/* Adds up packed sizes without allocating. */
+sobre_status weights_size(sobre_context *ctx, const sobre_graph *g, const device_set *devices, uint64_t *ret_size);
+
+/* fit.c */
+sobre_status fit_devices(sobre_model *m, const sobre_fit_options *options, device_set *ret_devices);
+
+/* models/families.c */
+typedef struct family {
+    const char *architecture; /* general.architecture */
+    /* Reads metadata, checks tensors, fills m->hp, m->graph, m->kv; adds warnings. */
+    sobre_status (*build)(sobre_model *m, const struct family *family);
+    const void *facts; /* of the builder */
+} family;
+const family *family_find(const char *architecture, size_t size);
+/* "llama, ..." for messages. */
+const char *family_list(void);
+
+sobre_status model_warn(sobre_model *m, const char *format, ...) SOBRE_PRINTF(2, 3);
+
+#endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+/* From a graph to something that runs.
+ *
+ * lower  rewrites nodes that no device of the placement supports into simpler ones
+ * fuse   merges neighbours by a table of rules, each asked of the backend first
+ * memplan gives each temp an offset in its device's arena by first and last use
+ * plan   slices the nodes by device, adds copies between devices, compiles each slice
+ * exec   fills inputs, runs the slices, finds outputs
+ */
+#ifndef SOBRE_PLAN_H
+#define SOBRE_PLAN_H
+
+#include "ops.h"
+
+/* --- graph.c (internals of the public type) */
+struct sobre_graph {
+    sobre_context *ctx;
+    sobre_value *values;
+    int32_t n_values, values_capacity;
+    sobre_node *nodes;
+    int32_t n_nodes, nodes_capacity;
+    int32_t layer;
+    sobre_status status;
+};
+sobre_status graph_clone(const sobre_graph *g, sobre_graph **ret_graph);
+/* How many nodes read each value (outputs count as one more), and which node makes it (-1: none). Arrays [n_values]. */
+void graph_uses(const sobre_graph *g, int32_t *ret_n_uses, int32_t *ret_producer);
+/* Drops nodes marked with op SOBRE_N_OPS. */
+void graph_compact(sobre_graph *g);
+
+/* --- lower.c, fuse.c: in place. `supports` is asked of candidates. */
+typedef struct device_set {
+    const device_entry *entries[8]; /* in order of preference; the CPU last */
+    int32_t n;
+} device_set;
+sobre_status graph_lower(sobre_graph *g, const device_set *devices);
+sobre_status graph_fuse(sobre_graph *g, const device_set *devices);
+
+/* --- memplan.c */
+typedef struct memplan_item {
+    uint64_t size;
+    int32_t first, last; /* steps, inclusive */
+    uint64_t ret_offset;
+} memplan_item;
+/* Greedy by size: the largest item first, each at the lowest offset that is free during its life. */
+sobre_status memplan_assign(sobre_context *ctx, memplan_item *items, int32_t n, uint64_t align, uint64_t *ret_size);
+
+/* --- plan.c */
+typedef struct plan_options {
+    const device_set *devices;
+    int32_t n_cols, n_rows, n_seq; /* bounds */
+    bool exact;
+    /* Both NULL: sizes only (fit, inspect), nothing is compiled. */
+    const sobre_span *weights; /* [n_values] of the graph */
+    sobre_buffer *kv;
+    const sobre_kv_slot *kv_slots;
+    int32_t n_kv_slots;
+} plan_options;
+
+typedef struct plan_slice {
+    int32_t device; /* index in devices */
+    int32_t first_node, n_nodes;
+    sobre_program program;
+    sobre_exec *exec;
+    int32_t first_copy, n_copies; /* before the slice runs */
+} plan_slice;
+
+typedef struct plan_copy {
+    int32_t value, from, to; /* devices */
+} plan_copy;
+
+typedef struct plan {
+    sobre_context *ctx;
+    const sobre_graph *graph;   /* lowered and fused; not owned */
+    device_set devices;
+    int32_t n_cols, n_rows, n_seq;
+    bool exact;
+    int32_t *node_device;       /* [n_nodes] */
+    sobre_span *spans[8];       /* per device [n_values] */
+    uint64_t arena_size[8];     /* temps, inputs and outputs */
+    uint64_t workspace_size[8];
+    sobre_buffer *arena[8];
+    plan_slice *slices;
+    int32_t n_slices;
+    plan_copy *copies;
+    int32_t n_copies;
+    int32_t n_launches;
+    /* Values by role, -1: none. */
+    int32_t ids, pos, rows, embd, logits;
+    void *staging;              /* host memory for inputs, copies and outputs that cannot be read in place */
+    uint64_t staging_size;
+} plan;
+
+sobre_status plan_make(sobre_context *ctx, const sobre_graph *graph, const plan_options *options, plan **ret_plan);
+void plan_free(plan *p);
+
+/* --- exec.c */
+typedef struct exec_batch {
+    int32_t n_cols, n_rows, n_seqs;
+    const int32_t *ids, *pos; /* [n_cols] */
+    const int32_t *rows;      /* [n_rows] */
+    const float *embd;        /* [n_cols, n_embd] instead of ids */
+    const sobre_run_seq *seqs;
+    int (*cancelled)(const void *user);
+    const void *cancelled_user;
+} exec_batch;
+/* Runs the plan and waits. *ret_logits: [n_rows, n_vocab], valid until the plan's next run; may be NULL if n_rows is
+ * 0 (nodes after the last GATHER then do no work). */
+sobre_status exec_run(plan *p, const exec_batch *batch, const float **ret_logits);
+
+/* --- inspect.c */
+typedef struct text_sink {
+    void (*write)(void *user, const char *text, size_t size);
+    void *user;
+} text_sink;
+sobre_status inspect_graph(sobre_context *ctx, const sobre_graph *g, const char *title, sobre_dump_format format,
+                           const text_sink *sink);
+sobre_status inspect_plan(const plan *p, sobre_dump_format format, const text_sink *sink);
+
+#endif
