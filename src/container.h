@@ -1,13 +1,21 @@
 /* SPDX-License-Identifier: MIT */
-/* What a model file holds, whatever its format: metadata and a tensor directory. gguf.c fills it; everything in it is
- * validated: names are unique, every tensor lies inside its file, sizes match shapes. */
+/* What a model file holds, whatever its format: metadata and a tensor directory. gguf.c fills it;
+ * everything in it is validated: names are unique, every tensor lies inside its file, sizes match
+ * shapes. */
 #ifndef SOBRE_CONTAINER_H
 #define SOBRE_CONTAINER_H
 
 #include "dtype.h"
 #include "reader.h"
 
-typedef enum meta_type { META_U64, META_I64, META_F64, META_BOOL, META_STRING, META_ARRAY } meta_type;
+typedef enum meta_type {
+    META_U64,
+    META_I64,
+    META_F64,
+    META_BOOL,
+    META_STRING,
+    META_ARRAY
+} meta_type;
 
 typedef struct meta_string {
     const char *text; /* zero-terminated too */
@@ -15,8 +23,8 @@ typedef struct meta_string {
 } meta_string;
 
 typedef struct meta_value {
-    meta_type type;      /* integers and floats of all widths are widened */
-    meta_type item;      /* META_ARRAY: type of the items, no nested arrays */
+    meta_type type; /* integers and floats of all widths are widened */
+    meta_type item; /* META_ARRAY: type of the items, no nested arrays */
     union {
         uint64_t u64;
         int64_t i64;
@@ -51,16 +59,17 @@ typedef struct container {
     const char *format; /* "GGUF v3" */
     reader **files;
     int32_t n_files;
-    meta_entry *meta;   /* of the first file, sorted as in the file */
+    meta_entry *meta; /* of the first file, sorted as in the file */
     int32_t n_meta;
     tensor_info *tensors; /* of all files */
     int32_t n_tensors;
-    void *index;          /* hash of names, private */
-    void *arena;          /* storage of strings and arrays, private */
+    void *index; /* hash of names, private */
+    void *arena; /* storage of strings and arrays, private */
 } container;
 
 /* Opens any known format (GGUF now; the seam for others is here). */
-sobre_status container_open(sobre_context *ctx, const sobre_source *source, container **ret_container);
+sobre_status container_open(sobre_context *ctx, const sobre_source *source,
+                            container **ret_container);
 void container_close(container *c);
 
 /* NULL if absent. */
@@ -68,15 +77,20 @@ const meta_value *container_meta(const container *c, const char *key);
 /* -1 if absent. */
 int32_t container_tensor(const container *c, const char *name);
 
-/* Typed look-ups for model families. Absent: *ret is left alone and *ret_found (may be NULL) is false, unless `must`,
- * which is BAD_FORMAT naming file and key. A wrong type, or a value outside [min, max], is BAD_FORMAT. */
-sobre_status meta_get_i32(const container *c, const char *key, bool must, int32_t min, int32_t max, int32_t *ret,
+/* Typed look-ups for model families. Absent: *ret is left alone and *ret_found (may be NULL) is
+ * false, unless `must`, which is BAD_FORMAT naming file and key. A wrong type, or a value outside
+ * [min, max], is BAD_FORMAT. */
+sobre_status meta_get_i32(const container *c, const char *key, bool must, int32_t min, int32_t max,
+                          int32_t *ret, bool *ret_found);
+sobre_status meta_get_f32(const container *c, const char *key, bool must, float *ret,
                           bool *ret_found);
-sobre_status meta_get_f32(const container *c, const char *key, bool must, float *ret, bool *ret_found);
-sobre_status meta_get_bool(const container *c, const char *key, bool must, bool *ret, bool *ret_found);
-sobre_status meta_get_string(const container *c, const char *key, bool must, meta_string *ret, bool *ret_found);
+sobre_status meta_get_bool(const container *c, const char *key, bool must, bool *ret,
+                           bool *ret_found);
+sobre_status meta_get_string(const container *c, const char *key, bool must, meta_string *ret,
+                             bool *ret_found);
 
 /* gguf.c */
-sobre_status gguf_open(sobre_context *ctx, const sobre_source *source, reader *first, container **ret_container);
+sobre_status gguf_open(sobre_context *ctx, const sobre_source *source, reader *first,
+                       container **ret_container);
 
 #endif

@@ -18,29 +18,35 @@
 #endif
 
 /* Passes a failure on. */
-#define TRY(expr)                                                                                                      \
-    do {                                                                                                               \
-        sobre_status try_status_ = (expr);                                                                             \
-        if (try_status_ < 0) return try_status_;                                                                       \
+#define TRY(expr)                                \
+    do {                                         \
+        sobre_status try_status_ = (expr);       \
+        if (try_status_ < 0) return try_status_; \
     } while (0)
 
 void context_ref(sobre_context *ctx);
 void context_unref(sobre_context *ctx);
 
-/* --- Memory: all of it counted, limited, and from the caller's allocator. Failure is reported (OUT_OF_MEMORY). */
-void *mem_alloc(sobre_context *ctx, size_t n, size_t size);          /* n * size zeroed bytes; checked; n 0 is 1 */
+/* --- Memory: all of it counted, limited, and from the caller's allocator. Failure is reported
+ * (OUT_OF_MEMORY). */
+void *mem_alloc(sobre_context *ctx, size_t n,
+                size_t size); /* n * size zeroed bytes; checked; n 0 is 1 */
 void *mem_alloc_aligned(sobre_context *ctx, size_t size, size_t align); /* zeroed */
-void *mem_grow(sobre_context *ctx, void *ptr, size_t old_n, size_t n, size_t size); /* NULL leaves ptr as it was */
+void *mem_grow(sobre_context *ctx, void *ptr, size_t old_n, size_t n,
+               size_t size); /* NULL leaves ptr as it was */
 char *mem_strdup(sobre_context *ctx, const char *text);
 char *mem_strndup(sobre_context *ctx, const char *text, size_t size);
 void mem_free(sobre_context *ctx, void *ptr); /* NULL is fine */
-/* Large memory: pages of the system (committed as they are touched), or the caller's allocator if there is one. */
+/* Large memory: pages of the system (committed as they are touched), or the caller's allocator if
+ * there is one. */
 void *mem_pages_alloc(sobre_context *ctx, size_t size, bool huge);
 void mem_pages_free(sobre_context *ctx, void *pages, size_t size);
 
 /* --- Errors and log. Messages: what was wrong, where, what to do; no full stop, no newline. */
-sobre_status fail(sobre_context *ctx, sobre_status status, const char *format, ...) SOBRE_PRINTF(3, 4);
-void log_write(sobre_context *ctx, sobre_log_level level, const char *format, ...) SOBRE_PRINTF(3, 4);
+sobre_status fail(sobre_context *ctx, sobre_status status, const char *format, ...)
+    SOBRE_PRINTF(3, 4);
+void log_write(sobre_context *ctx, sobre_log_level level, const char *format, ...)
+    SOBRE_PRINTF(3, 4);
 
 /* --- Parts */
 struct pool;

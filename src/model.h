@@ -13,31 +13,31 @@ typedef struct hparams {
 } hparams;
 
 typedef struct weights {
-    sobre_buffer *buffers[8];  /* one a device */
-    sobre_span *spans;         /* [n_values] of the fused graph */
+    sobre_buffer *buffers[8]; /* one a device */
+    sobre_span *spans;        /* [n_values] of the fused graph */
     uint64_t size;
 } weights;
 
 struct sobre_model {
     sobre_context *ctx;
     atomic_int refs;
-    os_mutex mutex;            /* guards what load and unload change */
+    os_mutex mutex; /* guards what load and unload change */
     container *file;
     tokenizer *tok;
     const struct chat_format *chat;
     hparams hp;
-    sobre_graph *graph;        /* as the family built it; never changes */
-    sobre_kv_desc *kv;         /* [n_kv]: one cache a layer that has attention */
+    sobre_graph *graph; /* as the family built it; never changes */
+    sobre_kv_desc *kv;  /* [n_kv]: one cache a layer that has attention */
     int32_t n_kv;
     sobre_model_info info;
     char **warnings;
     /* Loaded: */
     bool loaded;
-    uint32_t generation;       /* counts loads, so that sessions notice a new one */
-    atomic_int running;        /* sessions evaluating now */
+    uint32_t generation; /* counts loads, so that sessions notice a new one */
+    atomic_int running;  /* sessions evaluating now */
     sobre_placement placement;
     device_set devices;
-    sobre_graph *fused;        /* lowered and fused for the devices */
+    sobre_graph *fused; /* lowered and fused for the devices */
     weights w;
 };
 
@@ -47,7 +47,8 @@ void model_ref(sobre_model *m);
 sobre_status weights_load(sobre_model *m, const sobre_load_options *options);
 void weights_free(sobre_model *m);
 /* Adds up packed sizes without allocating. */
-sobre_status weights_size(sobre_context *ctx, const sobre_graph *g, const device_set *devices, uint64_t *ret_size);
+sobre_status weights_size(sobre_context *ctx, const sobre_graph *g, const device_set *devices,
+                          uint64_t *ret_size);
 
 /* fit.c */
 sobre_status fit_devices(sobre_model *m, const sobre_fit_options *options, device_set *ret_devices);

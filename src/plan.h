@@ -23,7 +23,8 @@ struct sobre_graph {
     sobre_status status;
 };
 sobre_status graph_clone(const sobre_graph *g, sobre_graph **ret_graph);
-/* How many nodes read each value (outputs count as one more), and which node makes it (-1: none). Arrays [n_values]. */
+/* How many nodes read each value (outputs count as one more), and which node makes it (-1: none).
+ * Arrays [n_values]. */
 void graph_uses(const sobre_graph *g, int32_t *ret_n_uses, int32_t *ret_producer);
 /* Drops nodes marked with op SOBRE_N_OPS. */
 void graph_compact(sobre_graph *g);
@@ -42,8 +43,10 @@ typedef struct memplan_item {
     int32_t first, last; /* steps, inclusive */
     uint64_t ret_offset;
 } memplan_item;
-/* Greedy by size: the largest item first, each at the lowest offset that is free during its life. */
-sobre_status memplan_assign(sobre_context *ctx, memplan_item *items, int32_t n, uint64_t align, uint64_t *ret_size);
+/* Greedy by size: the largest item first, each at the lowest offset that is free during its life.
+ */
+sobre_status memplan_assign(sobre_context *ctx, memplan_item *items, int32_t n, uint64_t align,
+                            uint64_t *ret_size);
 
 /* --- plan.c */
 typedef struct plan_options {
@@ -71,13 +74,13 @@ typedef struct plan_copy {
 
 typedef struct plan {
     sobre_context *ctx;
-    const sobre_graph *graph;   /* lowered and fused; not owned */
+    const sobre_graph *graph; /* lowered and fused; not owned */
     device_set devices;
     int32_t n_cols, n_rows, n_seq;
     bool exact;
-    int32_t *node_device;       /* [n_nodes] */
-    sobre_span *spans[8];       /* per device [n_values] */
-    uint64_t arena_size[8];     /* temps, inputs and outputs */
+    int32_t *node_device;   /* [n_nodes] */
+    sobre_span *spans[8];   /* per device [n_values] */
+    uint64_t arena_size[8]; /* temps, inputs and outputs */
     uint64_t workspace_size[8];
     sobre_buffer *arena[8];
     plan_slice *slices;
@@ -87,11 +90,12 @@ typedef struct plan {
     int32_t n_launches;
     /* Values by role, -1: none. */
     int32_t ids, pos, rows, embd, logits;
-    void *staging;              /* host memory for inputs, copies and outputs that cannot be read in place */
+    void *staging; /* host memory for inputs, copies and outputs that cannot be read in place */
     uint64_t staging_size;
 } plan;
 
-sobre_status plan_make(sobre_context *ctx, const sobre_graph *graph, const plan_options *options, plan **ret_plan);
+sobre_status plan_make(sobre_context *ctx, const sobre_graph *graph, const plan_options *options,
+                       plan **ret_plan);
 void plan_free(plan *p);
 
 /* --- exec.c */
@@ -104,8 +108,8 @@ typedef struct exec_batch {
     int (*cancelled)(const void *user);
     const void *cancelled_user;
 } exec_batch;
-/* Runs the plan and waits. *ret_logits: [n_rows, n_vocab], valid until the plan's next run; may be NULL if n_rows is
- * 0 (nodes after the last GATHER then do no work). */
+/* Runs the plan and waits. *ret_logits: [n_rows, n_vocab], valid until the plan's next run; may be
+ * NULL if n_rows is 0 (nodes after the last GATHER then do no work). */
 sobre_status exec_run(plan *p, const exec_batch *batch, const float **ret_logits);
 
 /* --- inspect.c */
@@ -113,8 +117,8 @@ typedef struct text_sink {
     void (*write)(void *user, const char *text, size_t size);
     void *user;
 } text_sink;
-sobre_status inspect_graph(sobre_context *ctx, const sobre_graph *g, const char *title, sobre_dump_format format,
-                           const text_sink *sink);
+sobre_status inspect_graph(sobre_context *ctx, const sobre_graph *g, const char *title,
+                           sobre_dump_format format, const text_sink *sink);
 sobre_status inspect_plan(const plan *p, sobre_dump_format format, const text_sink *sink);
 
 #endif

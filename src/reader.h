@@ -7,7 +7,7 @@
 
 typedef struct reader {
     sobre_context *ctx;
-    char *name;          /* for messages: the path, or "(memory)", "(reader)" */
+    char *name; /* for messages: the path, or "(memory)", "(reader)" */
     uint64_t size;
     os_file file;
     bool has_file;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Tokenizers: one interface, one file a kind (tok_bpe.c now; SentencePiece, unigram and WordPiece plug in here). */
+/* Tokenizers: one interface, one file a kind (tok_bpe.c now; SentencePiece, unigram and WordPiece
+ * plug in here). */
 #ifndef SOBRE_TOK_H
 #define SOBRE_TOK_H
 
@@ -7,8 +8,9 @@
 
 typedef struct tokenizer tokenizer;
 
-/* Reads tokenizer.ggml.* and validates it. *ret_tok is NULL (and OK) if there is none, it is "no_vocab", or a kind
- * that this version does not know (then *ret_note, may be NULL, says which: static or owned by the container). */
+/* Reads tokenizer.ggml.* and validates it. *ret_tok is NULL (and OK) if there is none, it is
+ * "no_vocab", or a kind that this version does not know (then *ret_note, may be NULL, says which:
+ * static or owned by the container). */
 sobre_status tok_open(const container *c, tokenizer **ret_tok, const char **ret_note);
 void tok_close(tokenizer *t);
 
@@ -20,15 +22,18 @@ bool tok_is_end(const tokenizer *t, int32_t id);
 int32_t tok_find(const tokenizer *t, const char *text, size_t size);
 
 /* As sobre_tokenize(). Any thread. */
-sobre_status tok_encode(tokenizer *t, const char *text, size_t size, uint32_t flags, int32_t *ids, size_t capacity,
-                        size_t *ret_n);
+sobre_status tok_encode(tokenizer *t, const char *text, size_t size, uint32_t flags, int32_t *ids,
+                        size_t capacity, size_t *ret_n);
 /* As sobre_token_text(). */
-sobre_status tok_text(const tokenizer *t, int32_t id, bool special, const char **ret_text, size_t *ret_size);
+sobre_status tok_text(const tokenizer *t, int32_t id, bool special, const char **ret_text,
+                      size_t *ret_size);
 
-/* Streaming decode: how many of the first `size` bytes are whole characters. An unfinished character at the end (up to
- * 3 bytes) is left for later; bytes that can never become one count as done and are to be replaced by U+FFFD. */
+/* Streaming decode: how many of the first `size` bytes are whole characters. An unfinished
+ * character at the end (up to 3 bytes) is left for later; bytes that can never become one count as
+ * done and are to be replaced by U+FFFD. */
 size_t utf8_whole(const char *text, size_t size);
-/* Copies text replacing what is not UTF-8 by U+FFFD; `to` holds 3 * size bytes. Returns the bytes written. */
+/* Copies text replacing what is not UTF-8 by U+FFFD; `to` holds 3 * size bytes. Returns the bytes
+ * written. */
 size_t utf8_repair(const char *text, size_t size, char *to);
 
 #endif

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Matrix products on the CPU: packed weights, prepared activations, and the product with its prologue and epilogue.
+ * Matrix products on the CPU: packed weights, prepared activations, and the product with its
+ * prologue and epilogue.
  *
- * Weights are packed into panels of 16 rows, so that lane = row everywhere: one layout for every instruction set, for
- * prefill and for decode. Each output is one chain of fused multiply-adds over k in ascending order, so its bits do not
- * depend on the number of columns, on tiles, or on threads.
+ * Weights are packed into panels of 16 rows, so that lane = row everywhere: one layout for every
+ * instruction set, for prefill and for decode. Each output is one chain of fused multiply-adds over
+ * k in ascending order, so its bits do not depend on the number of columns, on tiles, or on
+ * threads.
  */
 #ifndef SOBRE_CPU_MM_H
 #define SOBRE_CPU_MM_H
@@ -16,56 +18,73 @@
 
 enum { MM_PANEL = 16 };
 
-/* How a file's block type lies in panels. Types that have no form of their own are widened to bytes with f32 scales
- * (exact, see quant.h). The layouts are described in mm_pack.c. */
-typedef enum mm_form { MM_Q4, MM_Q4_MIN, MM_Q8, MM_WIDE, MM_WIDE_MIN, MM_F16, MM_BF16, MM_F32, MM_N_FORMS } mm_form;
+/* How a file's block type lies in panels. Types that have no form of their own are widened to bytes
+ * with f32 scales (exact, see quant.h). The layouts are described in mm_pack.c. */
+typedef enum mm_form {
+    MM_Q4,
+    MM_Q4_MIN,
+    MM_Q8,
+    MM_WIDE,
+    MM_WIDE_MIN,
+    MM_F16,
+    MM_BF16,
+    MM_F32,
+    MM_N_FORMS
+} mm_form;
 
 typedef struct mm_weight {
     sobre_dtype dtype;
     mm_form form;
-    int32_t group;        /* columns that share a scale; 0 for float forms */
+    int32_t group; /* columns that share a scale; 0 for float forms */
     int64_t n_rows, n_cols;
-    uint64_t panel_size;  /* bytes of 16 rows */
-    const uint8_t *data;  /* NULL while only sizes are asked */
+    uint64_t panel_size; /* bytes of 16 rows */
+    const uint8_t *data; /* NULL while only sizes are asked */
 } mm_weight;
 
 /* Layout of a weight that is used in products or as a table. */
-sobre_status mm_layout(const sobre_host *host, const sobre_weight *weight, mm_weight *ret_w, uint64_t *ret_size);
-/* Packs rows (see weight_pack in backend.h) to `to`, where the whole weight begins. BAD_FORMAT: a scale is not finite. */
-sobre_status mm_pack(const sobre_host *host, const mm_weight *w, const char *name, uint8_t *to, int64_t row,
-                     int64_t n_rows, const void *data);
+sobre_status mm_layout(const sobre_host *host, const sobre_weight *weight, mm_weight *ret_w,
+                       uint64_t *ret_size);
+/* Packs rows (see weight_pack in backend.h) to `to`, where the whole weight begins. BAD_FORMAT: a
+ * scale is not finite. */
+sobre_status mm_pack(const sobre_host *host, const mm_weight *w, const char *name, uint8_t *to,
+                     int64_t row, int64_t n_rows, const void *data);
 /* Row `row` as f32 [n_cols], for embeddings: exactly what the file's block type decodes to. */
 void mm_unpack_row(const mm_weight *w, int64_t row, float *ret);
 
-/* Activations prepared for products: int8 in blocks of 32 with f32 scales, or f32 when `exact` or the weights are
- * floats. One preparation serves every weight that shares the input and the representation. */
+/* Activations prepared for products: int8 in blocks of 32 with f32 scales, or f32 when `exact` or
+ * the weights are floats. One preparation serves every weight that shares the input and the
+ * representation. */
 typedef enum mm_act { MM_ACT_Q8, MM_ACT_F32 } mm_act;
 
 struct mm_kernels; /* the instruction set's inner loops; mm_kernels.h */
 
 mm_act mm_act_for(const mm_weight *w, bool exact);
-uint64_t mm_act_size(mm_act act, int64_t n_cols_in, int32_t n_tokens); /* n_cols_in: the length of a row of x */
+uint64_t mm_act_size(mm_act act, int64_t n_cols_in,
+                     int32_t n_tokens); /* n_cols_in: the length of a row of x */
 
 typedef struct mm_prologue {
-    sobre_norm_params norm; /* kind NONE: as it is */
+    sobre_norm_params norm;     /* kind NONE: as it is */
     const float *weight, *bias; /* [k] or NULL */
 } mm_prologue;
 
-/* Normalises and converts rows [begin, end) of x [n_tokens, k]. Rows are independent: any split gives the same. */
-void mm_act_prepare(const struct mm_kernels *kernels, mm_act act, const mm_prologue *prologue, const float *x,
-                    int64_t k, int32_t n_tokens, int32_t begin, int32_t end, void *ret_act);
+/* Normalises and converts rows [begin, end) of x [n_tokens, k]. Rows are independent: any split
+ * gives the same. */
+void mm_act_prepare(const struct mm_kernels *kernels, mm_act act, const mm_prologue *prologue,
+                    const float *x, int64_t k, int32_t n_tokens, int32_t begin, int32_t end,
+                    void *ret_act);
 
 typedef struct mm_job {
     const struct mm_kernels *kernels;
     int32_t n_tokens;
-    int32_t n_weights;         /* 1 to 4 */
+    int32_t n_weights; /* 1 to 4 */
     mm_weight w[4];
-    const void *act[4];        /* prepared input in the representation that w[i] wants; may be shared */
-    const float *bias[4];      /* [w.n_rows] or NULL */
-    float *out[4];             /* [n_tokens, w[i].n_rows]; with glu only out[0] */
-    sobre_act glu;             /* not NONE: out[0] = act(w[0] x + bias[0]) * (w[1] x + bias[1]) */
-    const float *residual;     /* [n_tokens, n_rows of out[0]] or NULL: added to out[0], which may be the same memory */
-    atomic_int next;           /* task counter: set to 0 before every run */
+    const void *act[4];    /* prepared input in the representation that w[i] wants; may be shared */
+    const float *bias[4];  /* [w.n_rows] or NULL */
+    float *out[4];         /* [n_tokens, w[i].n_rows]; with glu only out[0] */
+    sobre_act glu;         /* not NONE: out[0] = act(w[0] x + bias[0]) * (w[1] x + bias[1]) */
+    const float *residual; /* [n_tokens, n_rows of out[0]] or NULL: added to out[0], which may be
+                              the same memory */
+    atomic_int next;       /* task counter: set to 0 before every run */
 } mm_job;
 
 /* Thread `thread`'s part of the job. All threads call it; the caller puts a barrier behind. */

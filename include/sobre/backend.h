@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Backends: what a kind of device must provide. The library reaches a device only through this table.
+ * Backends: what a kind of device must provide. The library reaches a device only through this
+ * table.
  *
- * A backend is a const table of functions. Built-in ones stand in backends/registry.c; a plugin, a shared library
- * called libsobre-<name>, exports one function, sobre_backend_entry().
+ * A backend is a const table of functions. Built-in ones stand in backends/registry.c; a plugin, a
+ * shared library called libsobre-<name>, exports one function, sobre_backend_entry().
  *
- * Arguments were validated by the caller: sizes fit, spans lie inside their buffers, nodes have checked shapes.
- * Every slot that can fail returns a status and reports through host->fail. Slots marked [any thread] may run
- * concurrently; all others are serialised per device by the caller.
+ * Arguments were validated by the caller: sizes fit, spans lie inside their buffers, nodes have
+ * checked shapes. Every slot that can fail returns a status and reports through host->fail. Slots
+ * marked [any thread] may run concurrently; all others are serialised per device by the caller.
  */
 #ifndef SOBRE_BACKEND_H
 #define SOBRE_BACKEND_H
@@ -26,11 +27,13 @@ typedef struct sobre_exec sobre_exec;     /* a compiled program; the backend's o
 typedef struct sobre_host {
     size_t struct_size;
     sobre_context *context;
-    void *(*alloc)(sobre_context *context, size_t size, size_t align); /* zeroed; reports its own failure */
+    void *(*alloc)(sobre_context *context, size_t size,
+                   size_t align); /* zeroed; reports its own failure */
     void (*free)(sobre_context *context, void *ptr);
     void (*log)(sobre_context *context, sobre_log_level level, const char *format, ...);
-    sobre_status (*fail)(sobre_context *context, sobre_status status, const char *format, ...); /* returns status */
-    const char *cache_dir; /* NULL: cache nothing */
+    sobre_status (*fail)(sobre_context *context, sobre_status status, const char *format,
+                         ...); /* returns status */
+    const char *cache_dir;     /* NULL: cache nothing */
 } sobre_host;
 
 enum { SOBRE_KV_PAGE = 64 }; /* positions a page */
@@ -74,7 +77,8 @@ typedef struct sobre_program {
     int32_t n_values;
     const sobre_node *nodes; /* of this device only, in order */
     int32_t n_nodes;
-    const sobre_span *spans; /* [n_values]: where each value lies; buffer NULL: not on this device */
+    const sobre_span
+        *spans; /* [n_values]: where each value lies; buffer NULL: not on this device */
     int32_t n_cols, n_rows, n_seq; /* the most that a run will have */
     sobre_buffer *kv;
     const sobre_kv_slot *kv_slots; /* by sobre_attention_params.kv */
@@ -93,7 +97,8 @@ typedef struct sobre_run {
     size_t struct_size;
     int32_t n_cols, n_rows, n_seqs;
     const sobre_run_seq *seqs;
-    int (*cancelled)(const void *user); /* asked at least once a layer; non-zero: return CANCELLED soon */
+    int (*cancelled)(
+        const void *user); /* asked at least once a layer; non-zero: return CANCELLED soon */
     const void *cancelled_user;
 } sobre_run;
 
@@ -111,15 +116,16 @@ typedef struct sobre_backend {
     /* [any thread] Offsets inside buffers are multiples of this, a power of two. */
     uint64_t (*alignment)(sobre_device *device);
 
-    sobre_status (*buffer_alloc)(sobre_device *device, uint64_t size, sobre_buffer_use use, sobre_buffer **ret_buffer);
+    sobre_status (*buffer_alloc)(sobre_device *device, uint64_t size, sobre_buffer_use use,
+                                 sobre_buffer **ret_buffer);
     /* Wraps memory of the host program; `kind` is the backend's. NULL slot: UNSUPPORTED. */
     sobre_status (*buffer_import)(sobre_device *device, int32_t kind, void *handle, uint64_t size,
                                   sobre_buffer **ret_buffer);
     void (*buffer_free)(sobre_buffer *buffer);
     sobre_status (*write)(sobre_buffer *buffer, uint64_t offset, const void *data, uint64_t size);
     sobre_status (*read)(sobre_buffer *buffer, uint64_t offset, void *ret_data, uint64_t size);
-    sobre_status (*copy)(sobre_buffer *to, uint64_t to_offset, sobre_buffer *from, uint64_t from_offset,
-                         uint64_t size);
+    sobre_status (*copy)(sobre_buffer *to, uint64_t to_offset, sobre_buffer *from,
+                         uint64_t from_offset, uint64_t size);
     /* The buffer's memory if the host can use it in place, else NULL. */
     void *(*host_pointer)(sobre_buffer *buffer);
 
@@ -127,17 +133,23 @@ typedef struct sobre_backend {
     int (*supports)(sobre_device *device, const sobre_value *values, const sobre_node *node);
 
     /* [any thread] Bytes of a packed weight. */
-    sobre_status (*weight_size)(sobre_device *device, const sobre_weight *weight, uint64_t *ret_size);
-    /* [any thread, for disjoint rows] Packs rows [row, row + n_rows), `data` as in the file. `row` is a multiple of
-     * 16, and so is n_rows but at the end. Rejects scales that are not finite: BAD_FORMAT with the row. */
-    sobre_status (*weight_pack)(sobre_device *device, const sobre_weight *weight, const sobre_span *to, int64_t row,
-                                int64_t n_rows, const void *data);
+    sobre_status (*weight_size)(sobre_device *device, const sobre_weight *weight,
+                                uint64_t *ret_size);
+    /* [any thread, for disjoint rows] Packs rows [row, row + n_rows), `data` as in the file. `row`
+     * is a multiple of 16, and so is n_rows but at the end. Rejects scales that are not finite:
+     * BAD_FORMAT with the row. */
+    sobre_status (*weight_pack)(sobre_device *device, const sobre_weight *weight,
+                                const sobre_span *to, int64_t row, int64_t n_rows,
+                                const void *data);
     /* [any thread] */
-    sobre_status (*kv_page_size)(sobre_device *device, const sobre_kv_desc *desc, uint64_t *ret_size);
+    sobre_status (*kv_page_size)(sobre_device *device, const sobre_kv_desc *desc,
+                                 uint64_t *ret_size);
 
     /* Bytes that compile() will allocate on the device. Spans may be missing. */
-    sobre_status (*workspace_size)(sobre_device *device, const sobre_program *program, uint64_t *ret_size);
-    sobre_status (*compile)(sobre_device *device, const sobre_program *program, sobre_exec **ret_exec);
+    sobre_status (*workspace_size)(sobre_device *device, const sobre_program *program,
+                                   uint64_t *ret_size);
+    sobre_status (*compile)(sobre_device *device, const sobre_program *program,
+                            sobre_exec **ret_exec);
     void (*exec_free)(sobre_exec *exec);
     /* Starts a run; may return before it is done. Reads of outputs come after wait(). */
     sobre_status (*run)(sobre_exec *exec, const sobre_run *run);
