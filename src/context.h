@@ -58,6 +58,10 @@ const sobre_host *context_host(sobre_context *ctx);
 void *mem_plain_alloc(size_t size, void *ctx);
 void mem_plain_free(void *ptr, void *ctx);
 
+/* What the null backend should do; NULL (no null devices) unless a test sets it. */
+void context_null_control_set(sobre_context *ctx, void *control);
+void *context_null_control(const sobre_context *ctx);
+
 /* --- Devices (backends/registry.c) */
 typedef struct device_entry {
     const sobre_backend *backend;
@@ -68,7 +72,7 @@ typedef struct device_entry {
 
 /* The opened device of this number; UNAVAILABLE with the reason if it cannot be used. */
 sobre_status device_use(sobre_context *ctx, int32_t number, const device_entry **ret_entry);
-/* Frees what the context holds of devices and plugins. */
-void devices_close(sobre_context *ctx);
+struct registry;
+struct registry *context_registry(sobre_context *ctx);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The table of backends: built in (backends/registry.c), or plugins. */
+/* The devices of a context: those of the built-in backends, numbered as they are found. Device 1 is
+ * the CPU; a backend is asked for its devices only when someone asks for all, or for it by name. */
 #ifndef SOBRE_REGISTRY_H
 #define SOBRE_REGISTRY_H
 
@@ -7,8 +8,8 @@
 
 typedef struct registry registry;
 
-/* Lists the devices of all backends, or of the one named, loading it if need be. */
-sobre_status registry_list(sobre_context *ctx, const char *backend,
-                           const device_entry *const **ret_entries, int32_t *ret_n);
+sobre_status registry_open(sobre_context *ctx, registry **ret_registry);
+/* Closes devices. */
+void registry_close(registry *r);
 
 #endif

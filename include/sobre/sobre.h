@@ -54,8 +54,7 @@ extern "C" {
         sizeof(sobre_##type) \
     }
 
-/* --- Status and version
- * ------------------------------------------------------------------------------------- */
+/* --- Status and version */
 
 typedef enum sobre_status {
     SOBRE_OK = 0,
@@ -83,8 +82,8 @@ SOBRE_EXPORT const char *sobre_status_name(sobre_status status);
 /* The library's version, "0.1.0". Static. */
 SOBRE_EXPORT const char *sobre_version(void);
 
-/* --- Context
- * --------------------------------------------------------------------------------------------------
+/* --- Context */
+
  */
 
 typedef struct sobre_context sobre_context;
@@ -149,8 +148,8 @@ typedef struct sobre_usage {
 /* Fills what fits in ret_usage->struct_size bytes. */
 SOBRE_EXPORT sobre_status sobre_context_usage(const sobre_context *context, sobre_usage *ret_usage);
 
-/* --- Devices
- * --------------------------------------------------------------------------------------------------
+/* --- Devices */
+
  */
 
 typedef enum sobre_device_kind {
@@ -182,8 +181,8 @@ SOBRE_EXPORT sobre_status sobre_device_get(sobre_context *context, const char *b
                                            int32_t index, int32_t *ret_device,
                                            const sobre_device_info **ret_info);
 
-/* --- Model
- * ----------------------------------------------------------------------------------------------------
+/* --- Model */
+
  */
 
 /* Where a model comes from: exactly one of path, data, read. */
@@ -291,8 +290,8 @@ SOBRE_EXPORT sobre_status sobre_model_dump(sobre_model *model, const sobre_fit_o
                                            void (*write)(void *user, const char *text, size_t size),
                                            void *user);
 
-/* --- Text
- * -------------------------------------------------------------------------------------------------------
+/* --- Text */
+
  */
 
 typedef enum sobre_tokenize_flags {
@@ -325,8 +324,8 @@ SOBRE_EXPORT sobre_status sobre_template(sobre_model *model, const sobre_message
                                          size_t n_messages, int32_t add_generation, char *text,
                                          size_t capacity, size_t *ret_size);
 
-/* --- Session
- * ----------------------------------------------------------------------------------------------------
+/* --- Session */
+
  */
 
 typedef enum sobre_full_policy {
