@@ -84,8 +84,6 @@ SOBRE_EXPORT const char *sobre_version(void);
 
 /* --- Context */
 
- */
-
 typedef struct sobre_context sobre_context;
 typedef struct sobre_model sobre_model;
 typedef struct sobre_session sobre_session;
@@ -150,8 +148,6 @@ SOBRE_EXPORT sobre_status sobre_context_usage(const sobre_context *context, sobr
 
 /* --- Devices */
 
- */
-
 typedef enum sobre_device_kind {
     SOBRE_DEVICE_CPU = 1,
     SOBRE_DEVICE_GPU = 2,
@@ -182,8 +178,6 @@ SOBRE_EXPORT sobre_status sobre_device_get(sobre_context *context, const char *b
                                            const sobre_device_info **ret_info);
 
 /* --- Model */
-
- */
 
 /* Where a model comes from: exactly one of path, data, read. */
 typedef struct sobre_source {
@@ -292,8 +286,6 @@ SOBRE_EXPORT sobre_status sobre_model_dump(sobre_model *model, const sobre_fit_o
 
 /* --- Text */
 
- */
-
 typedef enum sobre_tokenize_flags {
     SOBRE_TOKENIZE_NO_BOS = 1,     /* add no BOS, EOS, [CLS] or [SEP] */
     SOBRE_TOKENIZE_NO_SPECIAL = 2, /* read special tokens in the text as plain text */
@@ -325,8 +317,6 @@ SOBRE_EXPORT sobre_status sobre_template(sobre_model *model, const sobre_message
                                          size_t capacity, size_t *ret_size);
 
 /* --- Session */
-
- */
 
 typedef enum sobre_full_policy {
     SOBRE_FULL_ERROR = 0, /* CONTEXT_FULL */
