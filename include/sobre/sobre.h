@@ -49,10 +49,13 @@ extern "C" {
  * of the block. */
 #define SOBRE(type, ...) (&(sobre_##type){.struct_size = sizeof(sobre_##type), __VA_ARGS__})
 /* The same for languages without compound literals: `sobre_source s = SOBRE_INIT(source);` */
-#define SOBRE_INIT(type)     \
-    {                        \
-        sizeof(sobre_##type) \
-    }
+/* clang-format off */
+#ifdef __cplusplus
+#define SOBRE_INIT(type) {sizeof(sobre_##type)}
+#else
+#define SOBRE_INIT(type) {.struct_size = sizeof(sobre_##type)}
+#endif
+/* clang-format on */
 
 /* --- Status and version */
 
