@@ -20,20 +20,32 @@ struct sobre_graph {
     sobre_node *nodes;
     int32_t n_nodes, nodes_capacity;
     int32_t layer;
-    sobre_status status;
+    sobre_status status; /* the first failure, and what was reported of it */
+    char message[256];
 };
+/* Adds a value, or a temp shaped like another; -1 as the public builders. */
+int32_t graph_value(sobre_graph *g, const sobre_value *value);
+int32_t graph_temp(sobre_graph *g, sobre_op op, const sobre_value *like);
+/* Adds a node whose outputs are set. */
+sobre_status graph_append(sobre_graph *g, const sobre_node *node);
+/* Puts -1 in the slots past n_in and n_out, and drops empty slots at the end. */
+void node_trim(sobre_node *node);
 sobre_status graph_clone(const sobre_graph *g, sobre_graph **ret_graph);
 /* How many nodes read each value (outputs count as one more), and which node makes it (-1: none).
  * Arrays [n_values]. */
 void graph_uses(const sobre_graph *g, int32_t *ret_n_uses, int32_t *ret_producer);
-/* Drops nodes marked with op SOBRE_N_OPS. */
+/* Drops nodes marked with op SOBRE_N_OPS (graph_uses leaves them out). */
 void graph_compact(sobre_graph *g);
 
 /* --- lower.c, fuse.c: in place. `supports` is asked of candidates. */
+enum { MAX_PLACED = 8 }; /* devices that one model can be spread over */
+
 typedef struct device_set {
     const device_entry *entries[8]; /* in order of preference; the CPU last */
     int32_t n;
 } device_set;
+/* The first device that supports a node, -1 if none does: it will run there. */
+int32_t devices_pick(const device_set *devices, const sobre_value *values, const sobre_node *node);
 sobre_status graph_lower(sobre_graph *g, const device_set *devices);
 sobre_status graph_fuse(sobre_graph *g, const device_set *devices);
 
