@@ -9,6 +9,7 @@
 
 typedef struct pool pool;
 
+/* n_threads counts the caller; 0: one a core that this process may run on. */
 sobre_status pool_open(sobre_context *ctx, int32_t n_threads, pool **ret_pool);
 void pool_close(pool *p);
 int32_t pool_n_threads(const pool *p); /* the caller's included */
