@@ -254,6 +254,22 @@ void log_write(sobre_context *ctx, sobre_log_level level, const char *format, ..
     ctx->log(ctx->log_user, level, text);
 }
 
+sobre_status options_copy(sobre_context *ctx, const char *name, const void *options, void *ret,
+                          size_t size)
+{
+    size_t given;
+
+    if (!options) return SOBRE_OK;
+    memcpy(&given, options, sizeof given); /* struct_size comes first in each */
+    if (given < sizeof given)
+        return fail(
+            ctx, SOBRE_INVALID_ARGUMENT,
+            "sobre_%s.struct_size is not set; write SOBRE(%s, ...) or set it to the struct's size",
+            name, name);
+    memcpy(ret, options, given < size ? given : size);
+    return SOBRE_OK;
+}
+
 /* --- Opening and closing. */
 
 static bool options_valid(const sobre_context_options *o)

@@ -48,6 +48,11 @@ sobre_status fail(sobre_context *ctx, sobre_status status, const char *format, .
 void log_write(sobre_context *ctx, sobre_log_level level, const char *format, ...)
     SOBRE_PRINTF(3, 4);
 
+/* Copies an options struct of the caller, of any version, over defaults of `size` bytes; NULL
+ * leaves them. INVALID_ARGUMENT, naming the struct, if its struct_size is not set. */
+sobre_status options_copy(sobre_context *ctx, const char *name, const void *options, void *ret,
+                          size_t size);
+
 /* --- Parts */
 struct pool;
 /* Started on first use. */

@@ -13,9 +13,8 @@ typedef struct hparams {
 } hparams;
 
 typedef struct weights {
-    sobre_buffer *buffers[8]; /* one a device */
-    sobre_span *spans;        /* [n_values] of the fused graph */
-    uint64_t size;
+    sobre_buffer *buffers[MAX_PLACED]; /* one a device */
+    sobre_span *spans[MAX_PLACED];     /* [n_values] of the fused graph; buffer NULL: not there */
 } weights;
 
 struct sobre_model {
@@ -30,7 +29,8 @@ struct sobre_model {
     sobre_kv_desc *kv;  /* [n_kv]: one cache a layer that has attention */
     int32_t n_kv;
     sobre_model_info info;
-    char **warnings;
+    char **warnings;  /* info.n_warnings of them */
+    char **meta_text; /* [file->n_meta], written when asked for */
     /* Loaded: */
     bool loaded;
     uint32_t generation; /* counts loads, so that sessions notice a new one */
@@ -46,12 +46,11 @@ void model_ref(sobre_model *m);
 /* weights.c */
 sobre_status weights_load(sobre_model *m, const sobre_load_options *options);
 void weights_free(sobre_model *m);
+/* The device that runs a node: the first of the set that supports it, -1 if none does. */
+int32_t node_device(const device_set *devices, const sobre_graph *g, const sobre_node *node);
 /* Adds up packed sizes without allocating. */
 sobre_status weights_size(sobre_context *ctx, const sobre_graph *g, const device_set *devices,
                           uint64_t *ret_size);
-
-/* fit.c */
-sobre_status fit_devices(sobre_model *m, const sobre_fit_options *options, device_set *ret_devices);
 
 /* models/families.c */
 typedef struct family {
@@ -61,8 +60,8 @@ typedef struct family {
     const void *facts; /* of the builder */
 } family;
 const family *family_find(const char *architecture, size_t size);
-/* "llama, ..." for messages. */
-const char *family_list(void);
+/* The i-th family, NULL past the last. */
+const family *family_at(size_t i);
 
 sobre_status model_warn(sobre_model *m, const char *format, ...) SOBRE_PRINTF(2, 3);
 

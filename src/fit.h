@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* Where a model goes and what it takes there. */
+#ifndef SOBRE_FIT_H
+#define SOBRE_FIT_H
+
+#include "model.h"
+
+/* Choices and exact sizes for a model; nothing is allocated on a device. The fused graph is the
+ * caller's to close. */
+sobre_status fit_make(sobre_model *m, const sobre_fit_options *options, device_set *ret_devices,
+                      sobre_graph **ret_fused, sobre_placement *ret_placement);
+/* The lowered and fused graph for these devices. */
+sobre_status graph_for_devices(const sobre_graph *g, const device_set *devices,
+                               sobre_graph **ret_fused);
+/* Offsets of each KV cache inside one buffer of n_pages pages (ret_slots [n_kv] may be NULL), and
+ * its size. */
+sobre_status fit_kv(sobre_context *ctx, const device_set *devices, const sobre_kv_desc *kv,
+                    int32_t n_kv, sobre_kv_type type, int64_t n_pages, sobre_kv_slot *ret_slots,
+                    uint64_t *ret_size);
+
+#endif
