@@ -13,6 +13,7 @@ typedef struct dtype_info {
     int32_t size;        /* bytes a block */
     bool is_quant;       /* blocks of small integers with scales */
     bool is_float;       /* F32, F16, BF16, F64 */
+    const char *known;   /* name of a type that is refused: retired, or not supported (yet) */
 } dtype_info;
 
 /* NULL-named entry for unknown numbers; never NULL itself. */
@@ -23,5 +24,6 @@ bool dtype_row_size(sobre_dtype dtype, int64_t n, uint64_t *ret_size);
 float f16_to_f32(uint16_t h);
 uint16_t f32_to_f16(float f); /* round to nearest even */
 float bf16_to_f32(uint16_t h);
+uint16_t f32_to_bf16(float f); /* round to nearest even */
 
 #endif
