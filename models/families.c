@@ -13,11 +13,9 @@ const family *family_at(size_t i)
     return i < N_FAMILIES ? families[i] : NULL;
 }
 
-const family *family_find(const char *architecture, size_t size)
+const family *family_find(const char *architecture)
 {
     for (size_t i = 0; i < N_FAMILIES; i++)
-        if (strlen(families[i]->architecture) == size &&
-            !memcmp(families[i]->architecture, architecture, size))
-            return families[i];
+        if (!strcmp(families[i]->architecture, architecture)) return families[i];
     return NULL;
 }

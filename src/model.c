@@ -32,25 +32,21 @@ sobre_status model_warn(sobre_model *m, const char *format, ...)
     return SOBRE_OK;
 }
 
-static sobre_status find_family(sobre_model *m, const family **ret_family)
+/* A file without tensors still tokenizes, whatever its architecture. */
+static sobre_status build_graph(sobre_model *m)
 {
-    const char *file = m->file->files[0]->name;
-    meta_string name;
-    const family *f;
+    const char *architecture = m->info.architecture;
+    const family *f = family_find(architecture);
     char known[256] = "";
 
-    TRY(meta_get_string(m->file, "general.architecture", true, &name, NULL));
-    f = family_find(name.text, name.size);
-    if (!f) {
-        for (size_t i = 0, n = 0; family_at(i) && n < sizeof known; i++)
-            n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "",
-                                  family_at(i)->architecture);
-        return fail(m->ctx, SOBRE_UNSUPPORTED,
-                    "%s: models of architecture \"%.64s\" are not supported; known are: %s", file,
-                    name.text, known);
-    }
-    *ret_family = f;
-    return SOBRE_OK;
+    if (!m->file->n_tensors) return SOBRE_OK;
+    if (f) return f->build(m, f);
+    for (size_t i = 0, n = 0; family_at(i) && n < sizeof known; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "",
+                              family_at(i)->architecture);
+    return fail(m->ctx, SOBRE_UNSUPPORTED,
+                "%s: models of architecture \"%.64s\" are not supported; known are: %s",
+                m->file->files[0]->name, architecture, known);
 }
 
 static sobre_status read_tokenizer(sobre_model *m)
@@ -85,18 +81,27 @@ static void count_types(sobre_model *m)
     }
 }
 
-static sobre_status describe(sobre_model *m, const family *f)
+static sobre_status describe(sobre_model *m)
 {
-    const hparams *hp = &m->hp;
-    meta_string name = {"", 0};
+    meta_string name = {"", 0}, architecture;
     sobre_model_info *info = &m->info;
 
     TRY(meta_get_string(m->file, "general.name", false, &name, NULL));
+    TRY(meta_get_string(m->file, "general.architecture", true, &architecture, NULL));
     info->struct_size = sizeof *info;
     info->name = name.text;
-    info->architecture = f->architecture;
+    info->architecture = architecture.text;
     info->quantization = "";
-    info->n_vocab = hp->n_vocab;
+    count_types(m);
+    return SOBRE_OK;
+}
+
+static void describe_built(sobre_model *m)
+{
+    const hparams *hp = &m->hp;
+    sobre_model_info *info = &m->info;
+
+    info->n_vocab = hp->n_vocab ? hp->n_vocab : m->tok ? tok_n_vocab(m->tok) : 0;
     info->n_ctx = hp->n_ctx;
     info->n_embd = hp->n_embd;
     info->n_layer = hp->n_layer;
@@ -106,8 +111,6 @@ static sobre_status describe(sobre_model *m, const family *f)
     info->n_ff = hp->n_ff;
     info->has_tokenizer = m->tok != NULL;
     info->chat_format = m->chat ? chat_format_name(m->chat) : NULL;
-    count_types(m);
-    return SOBRE_OK;
 }
 
 static void model_unref(sobre_model *m)
@@ -134,15 +137,14 @@ static void model_unref(sobre_model *m)
 
 static sobre_status model_read(sobre_model *m, const sobre_source *source)
 {
-    const family *f;
-
     TRY(container_open(m->ctx, source, &m->file));
     m->meta_text = mem_alloc(m->ctx, (size_t)m->file->n_meta, sizeof *m->meta_text);
     if (!m->meta_text) return SOBRE_OUT_OF_MEMORY;
-    TRY(find_family(m, &f));
+    TRY(describe(m));
     TRY(read_tokenizer(m));
-    if (m->file->n_tensors) TRY(f->build(m, f)); /* without tensors it still tokenizes */
-    return describe(m, f);
+    TRY(build_graph(m));
+    describe_built(m);
+    return SOBRE_OK;
 }
 
 sobre_status sobre_model_open(sobre_context *context, const sobre_source *source,

@@ -59,7 +59,7 @@ typedef struct family {
     sobre_status (*build)(sobre_model *m, const struct family *family);
     const void *facts; /* of the builder */
 } family;
-const family *family_find(const char *architecture, size_t size);
+const family *family_find(const char *architecture);
 /* The i-th family, NULL past the last. */
 const family *family_at(size_t i);
 
