@@ -1,0 +1,38 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# check-mingw.sh SOURCE_DIR BUILD_DIR: the library, the CPU backend and the program compile for
+# 64-bit Windows. Objects only; of the libraries their plain headers are enough.
+set -eu
+source=$1 objects=$2/mingw
+cc=x86_64-w64-mingw32-gcc
+if ! command -v $cc >/dev/null; then
+    echo "SKIP: $cc is not installed"
+    exit 77
+fi
+rm -rf "$objects"
+mkdir -p "$objects/include"
+for library in libpcre2-8:pcre2.h libutf8proc:utf8proc.h jansson:jansson.h jansson:jansson_config.h; do
+    dir=$(pkg-config --variable=includedir "${library%%:*}")
+    header=$(find "$dir" "$dir/$(${CC:-cc} -print-multiarch)" -maxdepth 1 -name "${library#*:}" | head -n 1)
+    cp "$header" "$objects/include" # alone, so that no header of this system's libc comes along
+done
+cd "$source"
+avx2='-mavx2 -mfma -mf16c'
+avx512="$avx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni"
+compile() {
+    case $1 in
+    *_avx2.c) isa=$avx2 ;;
+    *_avx512.c) isa=$avx512 ;;
+    *) isa= ;;
+    esac
+    $cc -std=c11 -O1 -ffp-contract=off $isa -DSOBRE_BUILD -DPCRE2_STATIC -DUTF8PROC_STATIC \
+        -D_GNU_SOURCE -D__USE_MINGW_ANSI_STDIO=1 -Wall -Wextra -Wno-unused-parameter -Wno-format \
+        -Werror -Iinclude -Isrc -Imodels -Ibackends -Ibackends/cpu -Ibackends/null -Icli \
+        -I"$objects/include" -c "$1" -o "$objects/$(echo "$1" | tr / _).o"
+}
+status=0
+for file in $(find src backends models cli -name '*.c' ! -name '*_posix.c' ! -path '*/arm/*' | sort); do
+    compile "$file" || { echo "$file does not compile for Windows" && status=1; }
+done
+echo "$(find "$objects" -name '*.o' | wc -l) objects"
+exit $status
