@@ -77,6 +77,7 @@ typedef struct mm_job {
     const struct mm_kernels *kernels;
     int32_t n_tokens;
     int32_t n_weights; /* 1 to 4 */
+    bool exact;        /* act[i] is of kind mm_act_for(&w[i], exact), prepared for n_tokens */
     mm_weight w[4];
     const void *act[4];    /* prepared input in the representation that w[i] wants; may be shared */
     const float *bias[4];  /* [w.n_rows] or NULL */
