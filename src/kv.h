@@ -14,7 +14,8 @@ typedef struct kv_seq {
 
 typedef struct kv_table {
     sobre_context *ctx;
-    int32_t n_seq, n_pages, max_pages; /* pages in all; pages a sequence can have */
+    int32_t n_seq, n_ctx;
+    int32_t n_pages, max_pages; /* pages in all; pages a sequence can have */
     kv_seq *seqs;
     uint16_t *refs; /* [n_pages] */
     int32_t *free_list;
@@ -27,6 +28,8 @@ void kv_close(kv_table *kv);
  * *ret_to name the pages whose contents must be copied; else -1). CONTEXT_FULL leaves all as it
  * was. */
 sobre_status kv_reserve(kv_table *kv, int32_t seq, int32_t n, int32_t *ret_from, int32_t *ret_to);
+/* Takes a split back, if the copy failed. */
+void kv_unsplit(kv_table *kv, int32_t seq, int32_t from, int32_t to);
 /* Counts `n` reserved positions as used. */
 void kv_advance(kv_table *kv, int32_t seq, int32_t n);
 /* Cuts to `length`, giving back pages past it (reserved ones too). */
