@@ -102,6 +102,7 @@ typedef struct plan {
     int32_t n_launches;
     /* Values by role, -1: none. */
     int32_t ids, pos, rows, embd, logits;
+    int32_t logits_device;
     void *staging; /* host memory for inputs, copies and outputs that cannot be read in place */
     uint64_t staging_size;
 } plan;
