@@ -254,28 +254,45 @@ void log_write(sobre_context *ctx, sobre_log_level level, const char *format, ..
     ctx->log(ctx->log_user, level, text);
 }
 
+/* What both sides know of `options`; a field that only the caller knows must be zero. */
+static sobre_status options_read(const void *options, void *ret, size_t size)
+{
+    const uint8_t *bytes = options;
+    size_t given;
+
+    memcpy(&given, options, sizeof given); /* struct_size comes first in each */
+    if (given < sizeof given) return SOBRE_INVALID_ARGUMENT;
+    for (size_t i = size; i < given; i++)
+        if (bytes[i]) return SOBRE_UNSUPPORTED;
+    memcpy(ret, options, given < size ? given : size);
+    memcpy(ret, &size, sizeof size);
+    return SOBRE_OK;
+}
+
 sobre_status options_copy(sobre_context *ctx, const char *name, const void *options, void *ret,
                           size_t size)
 {
-    size_t given;
+    sobre_status status = options ? options_read(options, ret, size) : SOBRE_OK;
 
-    if (!options) return SOBRE_OK;
-    memcpy(&given, options, sizeof given); /* struct_size comes first in each */
-    if (given < sizeof given)
-        return fail(
-            ctx, SOBRE_INVALID_ARGUMENT,
-            "sobre_%s.struct_size is not set; write SOBRE(%s, ...) or set it to the struct's size",
-            name, name);
-    memcpy(ret, options, given < size ? given : size);
-    return SOBRE_OK;
+    if (status == SOBRE_INVALID_ARGUMENT)
+        return fail(ctx, status,
+                    "sobre_%s.struct_size is not set; write SOBRE(%s, ...) or set it to the "
+                    "struct's size",
+                    name, name);
+    if (status == SOBRE_UNSUPPORTED)
+        return fail(ctx, status,
+                    "sobre_%s has a field that this version (%s) does not know; update the "
+                    "library, or leave the field zero",
+                    name, sobre_version());
+    return status;
 }
 
 /* --- Opening and closing. */
 
 static bool options_valid(const sobre_context_options *o)
 {
-    return o->struct_size >= sizeof(size_t) && o->n_threads >= 0 && o->n_threads <= MAX_THREADS &&
-           o->cpu_isa >= SOBRE_CPU_BEST && o->cpu_isa <= SOBRE_CPU_AVX512 &&
+    return o->n_threads >= 0 && o->n_threads <= MAX_THREADS && o->cpu_isa >= SOBRE_CPU_BEST &&
+           o->cpu_isa <= SOBRE_CPU_AVX512 &&
            (!o->allocator || (o->allocator->alloc && o->allocator->free));
 }
 
@@ -306,7 +323,8 @@ sobre_status sobre_context_open(const sobre_context_options *options, sobre_cont
 
     if (!ret_context) return SOBRE_INVALID_ARGUMENT;
     if (options) {
-        memcpy(&o, options, options->struct_size < sizeof o ? options->struct_size : sizeof o);
+        status = options_read(options, &o, sizeof o);
+        if (status < 0) return status;
         if (!options_valid(&o)) return SOBRE_INVALID_ARGUMENT;
     }
     if (o.allocator) allocator = *o.allocator;
