@@ -20,7 +20,6 @@ int main(int argc, char **argv)
     const sobre_message message = {"user", argc > 2 ? argv[2] : "Hello!"};
     sobre_status st = argc > 1 ? sobre_context_open(NULL, &ctx) : SOBRE_INVALID_ARGUMENT;
 
-    if (argc < 2) fprintf(stderr, "usage: hello MODEL.gguf [TEXT]\n");
     if (st < 0 || (st = sobre_model_open(ctx, SOBRE(source, .path = argv[1]), &model)) < 0 ||
         (st = sobre_model_load(model, NULL, NULL)) < 0 ||
         (st = sobre_session_open(model, NULL, &session)) < 0 ||
@@ -33,7 +32,8 @@ int main(int argc, char **argv)
     }
     signal(SIGINT, SIG_DFL);
 out:
-    if (st < 0 && ctx) fprintf(stderr, "\n%s\n", sobre_error(ctx));
+    if (st < 0)
+        fprintf(stderr, "\n%s\n", argc > 1 ? sobre_error(ctx) : "usage: hello MODEL.gguf [TEXT]");
     sobre_session_close(session), sobre_model_close(model), sobre_context_close(ctx);
     return st < 0;
 }

@@ -16,7 +16,7 @@ complain() { # what, file with names
     fi
 }
 # Declarations: a name right before its parameters, in a statement that begins with SOBRE_EXPORT.
-cat "$headers"/*.h | tr '\n' ' ' | grep -o 'SOBRE_EXPORT [^;(#]*(' |
+cat "$headers"/*.h | grep -v '^ *#' | tr '\n' ' ' | grep -o 'SOBRE_EXPORT [^;(]*(' |
     sed -n 's/.*[ *]\(sobre_[a-z0-9_]*\)($/\1/p' | sort -u >"$dir/declared"
 [ -s "$dir/declared" ] || { echo "no declarations found in $headers"; exit 1; }
 # Ends the process, prints, reads the environment, or touches signals and locale.

@@ -28,13 +28,13 @@ if objdump -p "$dir/hello-static" | grep 'NEEDED.*libsobre'; then
     echo "hello-static needs the shared library"
     exit 1
 fi
+"$dir/root$prefix/bin/sobre" --help >/dev/null
 export LD_LIBRARY_PATH="$libdir"
 for hello in "$dir/hello-shared" "$dir/hello-static"; do
     if "$hello" 2>/dev/null || "$hello" /dev/null 2>"$dir/error" || ! [ -s "$dir/error" ]; then
         echo "$hello: a file that is no model was not refused with a message"
         exit 1
     fi
-    "$dir/root$prefix/bin/sobre" --help >/dev/null
     if [ -n "$model" ]; then "$hello" "$model" "Hello"; fi
 done
 [ -n "$model" ] || echo "SKIP: no model was given, so hello was not run to its end"
