@@ -14,7 +14,7 @@ typedef struct hparams {
 
 typedef struct weights {
     sobre_buffer *buffers[MAX_PLACED]; /* one a device */
-    sobre_span *spans[MAX_PLACED];     /* [n_values] of the fused graph; buffer NULL: not there */
+    sobre_span *spans;                 /* [n_values] of the fused graph; each on one device */
 } weights;
 
 struct sobre_model {
@@ -46,8 +46,6 @@ void model_ref(sobre_model *m);
 /* weights.c */
 sobre_status weights_load(sobre_model *m, const sobre_load_options *options);
 void weights_free(sobre_model *m);
-/* The device that runs a node: the first of the set that supports it, -1 if none does. */
-int32_t node_device(const device_set *devices, const sobre_graph *g, const sobre_node *node);
 /* Adds up packed sizes without allocating. */
 sobre_status weights_size(sobre_context *ctx, const sobre_graph *g, const device_set *devices,
                           uint64_t *ret_size);

@@ -20,16 +20,6 @@ static uint32_t slot_use(sobre_op op, int32_t slot)
     return SOBRE_WEIGHT_VECTOR;
 }
 
-int32_t node_device(const device_set *devices, const sobre_graph *g, const sobre_node *node)
-{
-    for (int32_t d = 0; d < devices->n; d++) {
-        const device_entry *e = devices->entries[d];
-
-        if (e->backend->supports(e->device, g->values, node)) return d;
-    }
-    return -1;
-}
-
 /* Uses of each weight on device d; 0 for values that are none. */
 static void weight_uses(const sobre_graph *g, const device_set *devices, int32_t d,
                         uint32_t *ret_uses)
@@ -38,7 +28,7 @@ static void weight_uses(const sobre_graph *g, const device_set *devices, int32_t
     for (int32_t i = 0; i < g->n_nodes; i++) {
         const sobre_node *node = &g->nodes[i];
 
-        if (node_device(devices, g, node) != d) continue;
+        if (devices_pick(devices, g->values, node) != d) continue;
         for (int32_t s = 0; s < node->n_in; s++)
             if (node->in[s] >= 0 && g->values[node->in[s]].kind == SOBRE_VALUE_WEIGHT)
                 ret_uses[node->in[s]] |= slot_use(node->op, s);
@@ -146,8 +136,8 @@ static sobre_status load_rows(load_job *job, const load_task *task, uint8_t *sta
         TRY(reader_read(r, offset, staging, (size_t)size));
         data = staging;
     }
-    return e->backend->weight_pack(e->device, &w, &m->w.spans[task->device][task->value], task->row,
-                                   task->n_rows, data);
+    return e->backend->weight_pack(e->device, &w, &m->w.spans[task->value], task->row, task->n_rows,
+                                   data);
 }
 
 static void load_run(void *arg, int32_t thread, int32_t n_threads)
@@ -235,14 +225,12 @@ static sobre_status load_device(sobre_model *m, int32_t d, uint32_t *uses)
     const device_entry *e = m->devices.entries[d];
     uint64_t size;
 
-    m->w.spans[d] = mem_alloc(m->ctx, (size_t)m->fused->n_values, sizeof *m->w.spans[d]);
-    if (!m->w.spans[d]) return SOBRE_OUT_OF_MEMORY;
     weight_uses(m->fused, &m->devices, d, uses);
-    TRY(lay_out(m->ctx, m->fused, &m->devices, d, uses, m->w.spans[d], &size));
+    TRY(lay_out(m->ctx, m->fused, &m->devices, d, uses, m->w.spans, &size));
     if (!size) return SOBRE_OK;
     TRY(e->backend->buffer_alloc(e->device, size, SOBRE_BUFFER_WEIGHTS, &m->w.buffers[d]));
     for (int32_t v = 0; v < m->fused->n_values; v++)
-        if (uses[v]) m->w.spans[d][v].buffer = m->w.buffers[d];
+        if (uses[v]) m->w.spans[v].buffer = m->w.buffers[d];
     return SOBRE_OK;
 }
 
@@ -257,6 +245,8 @@ sobre_status weights_load(sobre_model *m, const sobre_load_options *options)
     atomic_init(&job.status, SOBRE_OK);
     if (!os_mutex_init(&job.mutex))
         return fail(m->ctx, SOBRE_OUT_OF_MEMORY, "the system gave no mutex");
+    m->w.spans = mem_alloc(m->ctx, (size_t)m->fused->n_values, sizeof *m->w.spans);
+    if (!m->w.spans) status = SOBRE_OUT_OF_MEMORY;
     for (int32_t d = 0; d < m->devices.n && status >= 0; d++) {
         uses[d] = mem_alloc(m->ctx, (size_t)m->fused->n_values, sizeof *uses[d]);
         status = uses[d] ? load_device(m, d, uses[d]) : SOBRE_OUT_OF_MEMORY;
@@ -272,8 +262,8 @@ void weights_free(sobre_model *m)
 {
     for (int32_t d = 0; d < m->devices.n; d++) {
         if (m->w.buffers[d]) m->devices.entries[d]->backend->buffer_free(m->w.buffers[d]);
-        mem_free(m->ctx, m->w.spans[d]);
         m->w.buffers[d] = NULL;
-        m->w.spans[d] = NULL;
     }
+    mem_free(m->ctx, m->w.spans);
+    m->w.spans = NULL;
 }
