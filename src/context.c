@@ -11,6 +11,11 @@
 
 enum { N_ERRORS = 16, ERROR_SIZE = 512, MAX_THREADS = 256 };
 
+typedef struct kept_text {
+    struct kept_text *next;
+    char text[];
+} kept_text;
+
 typedef struct error_slot {
     uint64_t thread; /* 0: free */
     uint64_t stamp;  /* of its last failure, to give up the oldest */
@@ -33,6 +38,7 @@ struct sobre_context {
     uint64_t stamp;
     pool *pool;
     registry *registry;
+    kept_text *texts;
     void *null_control;
     sobre_host host;
 };
@@ -364,6 +370,11 @@ void context_unref(sobre_context *ctx)
     if (!ctx || atomic_fetch_sub(&ctx->refs, 1) != 1) return;
     registry_close(ctx->registry);
     pool_close(ctx->pool);
+    while (ctx->texts) {
+        kept_text *t = ctx->texts;
+        ctx->texts = t->next;
+        mem_free(ctx, t);
+    }
     mem_free(ctx, ctx->cache_dir);
     mem_free(ctx, ctx->plugin_dir);
     os_mutex_destroy(&ctx->mutex);
@@ -423,6 +434,29 @@ sobre_status context_pool(sobre_context *ctx, pool **ret_pool)
 sobre_cpu_isa context_cpu_isa(const sobre_context *ctx)
 {
     return ctx->cpu_isa;
+}
+
+int32_t context_n_threads(const sobre_context *ctx)
+{
+    int cpus[MAX_THREADS], n_cores = 0;
+
+    if (ctx->n_threads > 0) return ctx->n_threads;
+    os_cpus(cpus, MAX_THREADS, &n_cores);
+    return n_cores > 0 ? n_cores : 1;
+}
+
+const char *context_text(sobre_context *ctx, const char *text)
+{
+    size_t size = strlen(text) + 1;
+    kept_text *t = mem_alloc(ctx, 1, sizeof *t + size);
+
+    if (!t) return NULL;
+    memcpy(t->text, text, size);
+    os_mutex_lock(&ctx->mutex);
+    t->next = ctx->texts;
+    ctx->texts = t;
+    os_mutex_unlock(&ctx->mutex);
+    return t->text;
 }
 
 const sobre_host *context_host(sobre_context *ctx)

@@ -58,6 +58,10 @@ struct pool;
 /* Started on first use. */
 sobre_status context_pool(sobre_context *ctx, struct pool **ret_pool);
 sobre_cpu_isa context_cpu_isa(const sobre_context *ctx);
+/* Threads that context_pool() would start, the caller's included. */
+int32_t context_n_threads(const sobre_context *ctx);
+/* A copy of a text that lives as long as the context; NULL when out of memory. */
+const char *context_text(sobre_context *ctx, const char *text);
 const sobre_host *context_host(sobre_context *ctx);
 /* The allocator's seam for PCRE2 and others: plain malloc-like calls on the context. */
 void *mem_plain_alloc(size_t size, void *ctx);
