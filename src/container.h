@@ -63,7 +63,7 @@ typedef struct container {
     int32_t n_meta;
     tensor_info *tensors; /* of all files */
     int32_t n_tensors;
-    void *index; /* hash of names, private */
+    void *index; /* names in order, private */
     void *arena; /* storage of strings and arrays, private */
 } container;
 
@@ -89,8 +89,21 @@ sobre_status meta_get_bool(const container *c, const char *key, bool must, bool 
 sobre_status meta_get_string(const container *c, const char *key, bool must, meta_string *ret,
                              bool *ret_found);
 
-/* gguf.c */
-sobre_status gguf_open(sobre_context *ctx, const sobre_source *source, reader *first,
-                       container **ret_container);
+/* --- For the formats: gguf.c fills an empty container. */
+
+/* Reads files[0], and adds further files; on failure the caller closes the container. */
+sobre_status gguf_read(container *c);
+
+/* n * size zeroed bytes that live as long as the container; NULL after OUT_OF_MEMORY. The caller
+ * has checked n against what the file can hold. */
+void *container_alloc(container *c, uint64_t n, size_t size);
+/* The same for a string: size + 1 zeroed bytes. */
+char *container_text(container *c, size_t size);
+/* Takes `r` over, on failure too. */
+sobre_status container_add_file(container *c, reader *r);
+/* Adds up the bytes of a tensor's shape, checks that its file holds them, and sets t->size. */
+sobre_status container_check_tensor(const container *c, tensor_info *t);
+/* Last: orders names, and refuses duplicates and tensors that overlap. */
+sobre_status container_finish(container *c);
 
 #endif
