@@ -9,8 +9,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "options.h"
-
 enum { LANES = 16, BLOCK = 1024, MAX_TOP = 64, LAST_N = 64 };
 
 /* Tokens this far below the best, in units of temperature, weigh less than the rounding of a sum of
@@ -171,13 +169,10 @@ static sobre_status sampler_init(sampler *s, const sobre_sampling *from)
 sobre_status sampler_open(sobre_context *ctx, const sobre_sampling *options, int32_t n_vocab,
                           sampler **ret_sampler)
 {
-    sobre_sampling o;
+    sobre_sampling o = SOBRE_INIT(sampling);
     sampler *s;
 
-    if (!options_read(&o, sizeof o, options))
-        return fail(ctx, SOBRE_INVALID_ARGUMENT,
-                    "sampling: struct_size is wrong, or fields are set that this version does not "
-                    "know; use SOBRE(sampling, ...)");
+    TRY(options_copy(ctx, "sampling", options, &o, sizeof o));
     TRY(sampling_check(ctx, &o, n_vocab));
     if (!(s = mem_alloc(ctx, 1, sizeof *s))) return SOBRE_OUT_OF_MEMORY;
     s->ctx = ctx;

@@ -21,8 +21,7 @@ struct stop_matcher {
     size_t *borders; /* of all strings */
     char *bytes;     /* not taken yet */
     size_t n_bytes, capacity;
-    char *text; /* what the last take returned */
-    size_t text_capacity;
+    char *text; /* [capacity * MAX_REPAIR]: what the last take returned */
     bool matched;
 };
 
@@ -49,11 +48,10 @@ sobre_status stop_open(sobre_context *ctx, const char *const *strings, size_t n_
     m->n_strings = n_strings;
     for (size_t i = 0; i < n_strings; i++) n_borders += strlen(strings[i]);
     m->capacity = FIRST_CAPACITY + n_borders;
-    m->text_capacity = m->capacity * MAX_REPAIR;
     m->strings = mem_alloc(ctx, n_strings, sizeof *m->strings);
     m->borders = mem_alloc(ctx, n_borders, sizeof *m->borders);
     m->bytes = mem_alloc(ctx, m->capacity, 1);
-    m->text = mem_alloc(ctx, m->text_capacity, 1);
+    m->text = mem_alloc(ctx, m->capacity, MAX_REPAIR);
     if (!m->strings || !m->borders || !m->bytes || !m->text) {
         stop_close(m);
         return SOBRE_OUT_OF_MEMORY;
@@ -104,15 +102,21 @@ static size_t step(stop_matcher *m, char byte)
     return longest;
 }
 
-/* Room for `size` more bytes. */
+/* Room for `size` more bytes, and for all of them as text. */
 static sobre_status make_room(stop_matcher *m, size_t size)
 {
     size_t want = m->n_bytes + size;
     if (want <= m->capacity) return SOBRE_OK;
     want += want / 2;
-    char *bytes = mem_grow(m->ctx, m->bytes, m->n_bytes, want, 1);
-    if (!bytes) return SOBRE_OUT_OF_MEMORY;
+    char *text = mem_alloc(m->ctx, want, MAX_REPAIR);
+    char *bytes = text ? mem_grow(m->ctx, m->bytes, m->n_bytes, want, 1) : NULL;
+    if (!bytes) {
+        mem_free(m->ctx, text);
+        return SOBRE_OUT_OF_MEMORY;
+    }
+    mem_free(m->ctx, m->text);
     m->bytes = bytes;
+    m->text = text;
     m->capacity = want;
     return SOBRE_OK;
 }
@@ -134,7 +138,7 @@ sobre_status stop_push(stop_matcher *m, const char *bytes, size_t size, bool *re
     return SOBRE_OK;
 }
 
-sobre_status stop_take(stop_matcher *m, bool all, const char **ret_text, size_t *ret_size)
+void stop_take(stop_matcher *m, bool all, const char **ret_text, size_t *ret_size)
 {
     size_t size = m->n_bytes;
 
@@ -145,18 +149,11 @@ sobre_status stop_take(stop_matcher *m, bool all, const char **ret_text, size_t 
             if (m->strings[i].state > hold) hold = m->strings[i].state;
         size = utf8_whole(m->bytes, size - hold);
     }
-    if (size * MAX_REPAIR > m->text_capacity) {
-        char *text = mem_grow(m->ctx, m->text, 0, size * MAX_REPAIR, 1);
-        if (!text) return SOBRE_OUT_OF_MEMORY;
-        m->text = text;
-        m->text_capacity = size * MAX_REPAIR;
-    }
     *ret_size = utf8_repair(m->bytes, size, m->text);
     *ret_text = m->text;
     m->n_bytes -= size;
     memmove(m->bytes, m->bytes + size, m->n_bytes);
     if (all) forget_prefixes(m);
-    return SOBRE_OK;
 }
 
 const char *stop_held(const stop_matcher *m, size_t *ret_size)

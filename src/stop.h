@@ -19,7 +19,7 @@ void stop_reset(stop_matcher *m);
 sobre_status stop_push(stop_matcher *m, const char *bytes, size_t size, bool *ret_matched);
 /* Text that is certain now, as UTF-8; with `all` what was held back too, an unfinished character as
  * U+FFFD. Valid until the next call on this matcher. */
-sobre_status stop_take(stop_matcher *m, bool all, const char **ret_text, size_t *ret_size);
+void stop_take(stop_matcher *m, bool all, const char **ret_text, size_t *ret_size);
 /* Bytes that were pushed and not taken. */
 const char *stop_held(const stop_matcher *m, size_t *ret_size);
 
