@@ -27,11 +27,11 @@ compile() {
     esac
     $cc -std=c11 -O1 -ffp-contract=off $isa -DSOBRE_BUILD -DPCRE2_STATIC -DUTF8PROC_STATIC \
         -D_GNU_SOURCE -D__USE_MINGW_ANSI_STDIO=1 -Wall -Wextra -Wno-unused-parameter -Wno-format \
-        -Werror -Iinclude -Isrc -Imodels -Ibackends -Ibackends/cpu -Ibackends/null -Icli \
+        -Werror -Iinclude -Isrc -Imodels -Ibackends -Ibackends/cpu -Ibackends/null -Icli -Ibench \
         -I"$objects/include" -c "$1" -o "$objects/$(echo "$1" | tr / _).o"
 }
 status=0
-for file in $(find src backends models cli -name '*.c' ! -name '*_posix.c' ! -path '*/arm/*' | sort); do
+for file in $(find src backends models cli bench -name '*.c' ! -name '*_posix.c' ! -path '*/arm/*' | sort); do
     compile "$file" || { echo "$file does not compile for Windows" && status=1; }
 done
 echo "$(find "$objects" -name '*.o' | wc -l) objects"

