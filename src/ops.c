@@ -16,23 +16,19 @@ typedef struct check {
     sobre_status status;
 } check;
 
-/* "[T, 576]" */
-static const char *shape_text(const sobre_value *v, char *text, size_t size)
+const char *value_shape(const sobre_value *value, char *text, size_t size)
 {
-    size_t n = 0;
-    text[0] = 0;
-    for (int32_t i = 0; i < v->rank && n < size; i++) {
-        const char *sep = i ? ", " : "[";
-        int written = v->dims[i] == SOBRE_DIM_T ? snprintf(text + n, size - n, "%sT", sep)
-                      : v->dims[i] == SOBRE_DIM_R
-                          ? snprintf(text + n, size - n, "%sR", sep)
-                          : snprintf(text + n, size - n, "%s%lld", sep, (long long)v->dims[i]);
-        n += written > 0 ? (size_t)written : 0;
+    char dims[SOBRE_MAX_RANK][24];
+    for (int32_t i = 0; i < SOBRE_MAX_RANK; i++) {
+        int64_t d = i < value->rank ? value->dims[i] : 0;
+        if (i >= value->rank)
+            dims[i][0] = 0;
+        else if (d < 0)
+            snprintf(dims[i], sizeof dims[i], "%s%s", i ? ", " : "", d == SOBRE_DIM_T ? "T" : "R");
+        else
+            snprintf(dims[i], sizeof dims[i], "%s%lld", i ? ", " : "", (long long)d);
     }
-    if (n + 1 < size) {
-        text[n] = ']';
-        text[n + 1] = 0;
-    }
+    snprintf(text, size, "[%s%s%s%s]", dims[0], dims[1], dims[2], dims[3]);
     return text;
 }
 
@@ -83,7 +79,7 @@ static bool expect(check *c, int32_t slot, bool good, const char *what, int64_t 
     snprintf(must, sizeof must, what, (long long)n);
     c->status = fail(c->ctx, SOBRE_INVALID_ARGUMENT, "graph: %s: %s '%s' is %s %s, must be %s",
                      node_text(c->node, at, sizeof at), op_get(c->node->op)->in_names[slot],
-                     v->name, dtype_get(v->dtype)->name, shape_text(v, is, sizeof is), must);
+                     v->name, dtype_get(v->dtype)->name, value_shape(v, is, sizeof is), must);
     return false;
 }
 

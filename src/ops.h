@@ -20,6 +20,8 @@ typedef struct op_info {
 } op_info;
 
 const op_info *op_get(sobre_op op); /* never NULL for a valid op */
+/* "[T, 576]" in `text`, which is returned. */
+const char *value_shape(const sobre_value *value, char *text, size_t size);
 /* Elements of a value with T and R replaced. */
 int64_t value_elements(const sobre_value *value, int64_t cols, int64_t rows);
 /* Bytes that a run of the node reads and writes: weights once, activations, cache. */
