@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/* What only the program needs of the operating system: terminals, interrupts, folders, the
+ * environment. sys_posix.c and sys_win32.c implement it; the rest is in os.h. */
+#ifndef SOBRE_CLI_SYS_H
+#define SOBRE_CLI_SYS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* Before all else: UTF-8 arguments and console, binary streams, where that is not so anyway. */
+bool sys_init(int *argc, char ***argv);
+
+/* --- Terminals */
+bool sys_is_terminal(FILE *stream);
+int sys_columns(FILE *stream); /* 0: not known */
+
+/* --- Standard input */
+typedef enum sys_input { SYS_INPUT_TERMINAL, SYS_INPUT_FILE, SYS_INPUT_STREAM } sys_input;
+sys_input sys_stdin_kind(void);
+/* Whether there is something to read, or the end, within the time. */
+bool sys_stdin_ready(int timeout_ms);
+/* One line of a terminal, without its end, malloc'ed. */
+typedef enum sys_line { SYS_LINE, SYS_LINE_END, SYS_LINE_INTERRUPTED } sys_line;
+sys_line sys_read_line(char **ret_line);
+
+/* --- Interrupts: Ctrl-C, and a polite request to end. The handler runs at any moment. */
+void sys_on_interrupt(void (*handler)(void));
+void sys_exit_now(int code); /* from the handler */
+
+/* --- Files; paths are UTF-8. */
+FILE *sys_open(const char *path, const char *mode);
+bool sys_replace(const char *from, const char *to); /* renames, over an old file */
+bool sys_remove(const char *path);
+bool sys_is_file(const char *path, uint64_t *ret_size);
+/* Makes a folder and those above it; true if it is there in the end. */
+bool sys_make_folders(const char *path);
+/* Calls `each` with every plain file; false if the folder cannot be read. */
+bool sys_list_folder(const char *path, bool (*each)(void *user, const char *name, uint64_t size),
+                     void *user);
+
+/* --- Environment */
+/* The user's cache folder, malloc'ed; NULL: none is known. */
+char *sys_cache_home(void);
+/* The state of transparent huge pages, "always", "madvise" or "never"; "" where there are none. */
+void sys_huge_pages(char *ret_state, size_t size);
+
+#endif

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: MIT */
+#include "sys.h"
+
+#include <windows.h>
+
+#include <fcntl.h>
+#include <io.h>
+#include <shellapi.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The system speaks UTF-16; both give malloc'ed copies, NULL on failure. */
+static wchar_t *to_wide(const char *text)
+{
+    const int n = MultiByteToWideChar(CP_UTF8, 0, text, -1, NULL, 0);
+    wchar_t *wide = n > 0 ? malloc((size_t)n * sizeof *wide) : NULL;
+    if (wide) MultiByteToWideChar(CP_UTF8, 0, text, -1, wide, n);
+    return wide;
+}
+
+static char *to_utf8(const wchar_t *wide)
+{
+    const int n = WideCharToMultiByte(CP_UTF8, 0, wide, -1, NULL, 0, NULL, NULL);
+    char *text = n > 0 ? malloc((size_t)n) : NULL;
+    if (text) WideCharToMultiByte(CP_UTF8, 0, wide, -1, text, n, NULL, NULL);
+    return text;
+}
+
+bool sys_init(int *argc, char ***argv)
+{
+    int n;
+    wchar_t **wide = CommandLineToArgvW(GetCommandLineW(), &n);
+    char **args = wide ? calloc((size_t)n + 1, sizeof *args) : NULL;
+    bool whole = args != NULL;
+
+    for (int i = 0; whole && i < n; i++) whole = (args[i] = to_utf8(wide[i])) != NULL;
+    LocalFree(wide);
+    if (!whole) return false;
+    *argc = n;
+    *argv = args; /* lives as long as the program */
+    SetConsoleOutputCP(CP_UTF8);
+    SetConsoleCP(CP_UTF8);
+    _setmode(_fileno(stdin), _O_BINARY);
+    _setmode(_fileno(stdout), _O_BINARY);
+    return true;
+}
+
+static HANDLE handle_of(FILE *stream)
+{
+    return (HANDLE)_get_osfhandle(_fileno(stream));
+}
+
+bool sys_is_terminal(FILE *stream)
+{
+    DWORD mode;
+    const HANDLE handle = handle_of(stream);
+
+    if (!GetConsoleMode(handle, &mode)) return false;
+    if (stream != stdin) SetConsoleMode(handle, mode | 0x0004 /* escape sequences */);
+    return true;
+}
+
+int sys_columns(FILE *stream)
+{
+    CONSOLE_SCREEN_BUFFER_INFO info;
+    if (!GetConsoleScreenBufferInfo(handle_of(stream), &info)) return 0;
+    return info.srWindow.Right - info.srWindow.Left + 1;
+}
+
+sys_input sys_stdin_kind(void)
+{
+    if (sys_is_terminal(stdin)) return SYS_INPUT_TERMINAL;
+    return GetFileType(handle_of(stdin)) == FILE_TYPE_DISK ? SYS_INPUT_FILE : SYS_INPUT_STREAM;
+}
+
+bool sys_stdin_ready(int timeout_ms)
+{
+    for (int waited = 0;; waited += 10) {
+        DWORD n;
+        if (!PeekNamedPipe(handle_of(stdin), NULL, 0, NULL, &n, NULL) || n > 0) return true;
+        if (waited >= timeout_ms) return false;
+        Sleep(10);
+    }
+}
+
+sys_line sys_read_line(char **ret_line)
+{
+    enum { SIZE = 1 << 16 };
+    char *line = malloc(SIZE);
+
+    if (!line) return SYS_LINE_END;
+    SetLastError(0);
+    if (!fgets(line, SIZE, stdin)) {
+        const bool interrupted = GetLastError() == ERROR_OPERATION_ABORTED;
+        free(line);
+        clearerr(stdin);
+        return interrupted ? SYS_LINE_INTERRUPTED : SYS_LINE_END;
+    }
+    line[strcspn(line, "\r\n")] = 0;
+    *ret_line = line;
+    return SYS_LINE;
+}
+
+static void (*interrupt_handler)(void);
+
+static BOOL WINAPI on_control(DWORD event)
+{
+    if (event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT) return FALSE;
+    interrupt_handler();
+    return TRUE;
+}
+
+void sys_on_interrupt(void (*handler)(void))
+{
+    interrupt_handler = handler;
+    SetConsoleCtrlHandler(on_control, TRUE);
+}
+
+void sys_exit_now(int code)
+{
+    _exit(code);
+}
+
+FILE *sys_open(const char *path, const char *mode)
+{
+    wchar_t *wide_path = to_wide(path), *wide_mode = to_wide(mode);
+    FILE *file = wide_path && wide_mode ? _wfopen(wide_path, wide_mode) : NULL;
+    free(wide_path);
+    free(wide_mode);
+    return file;
+}
+
+bool sys_replace(const char *from, const char *to)
+{
+    wchar_t *wide_from = to_wide(from), *wide_to = to_wide(to);
+    const bool done =
+        wide_from && wide_to && MoveFileExW(wide_from, wide_to, MOVEFILE_REPLACE_EXISTING);
+    free(wide_from);
+    free(wide_to);
+    return done;
+}
+
+bool sys_remove(const char *path)
+{
+    wchar_t *wide = to_wide(path);
+    const bool done = wide && DeleteFileW(wide);
+    free(wide);
+    return done;
+}
+
+bool sys_is_file(const char *path, uint64_t *ret_size)
+{
+    WIN32_FILE_ATTRIBUTE_DATA data;
+    wchar_t *wide = to_wide(path);
+    const bool there = wide && GetFileAttributesExW(wide, GetFileExInfoStandard, &data) &&
+                       !(data.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY);
+    free(wide);
+    if (there) *ret_size = (uint64_t)data.nFileSizeHigh << 32 | data.nFileSizeLow;
+    return there;
+}
+
+bool sys_make_folders(const char *path)
+{
+    wchar_t *wide = to_wide(path);
+
+    if (!wide) return false;
+    for (wchar_t *c = wide + 1; *c; c++) {
+        if (*c != L'/' && *c != L'\\') continue;
+        const wchar_t separator = *c;
+        *c = 0;
+        CreateDirectoryW(wide, NULL);
+        *c = separator;
+    }
+    CreateDirectoryW(wide, NULL);
+    const DWORD attributes = GetFileAttributesW(wide);
+    free(wide);
+    return attributes != INVALID_FILE_ATTRIBUTES && attributes & FILE_ATTRIBUTE_DIRECTORY;
+}
+
+bool sys_list_folder(const char *path, bool (*each)(void *user, const char *name, uint64_t size),
+                     void *user)
+{
+    WIN32_FIND_DATAW data;
+    char *pattern = malloc(strlen(path) + sizeof "/*");
+    bool go_on = true;
+
+    if (!pattern) return false;
+    wchar_t *wide = to_wide(strcat(strcpy(pattern, path), "/*"));
+    free(pattern);
+    const HANDLE find = wide ? FindFirstFileW(wide, &data) : INVALID_HANDLE_VALUE;
+    free(wide);
+    if (find == INVALID_HANDLE_VALUE) return false;
+    do {
+        if (data.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) continue;
+        char *name = to_utf8(data.cFileName);
+        if (name) go_on = each(user, name, (uint64_t)data.nFileSizeHigh << 32 | data.nFileSizeLow);
+        free(name);
+    } while (go_on && FindNextFileW(find, &data));
+    FindClose(find);
+    return true;
+}
+
+char *sys_cache_home(void)
+{
+    const wchar_t *cache = _wgetenv(L"XDG_CACHE_HOME");
+    if (!cache || !cache[0]) cache = _wgetenv(L"LOCALAPPDATA");
+    return cache && cache[0] ? to_utf8(cache) : NULL;
+}
+
+void sys_huge_pages(char *ret_state, size_t size)
+{
+    if (size > 0) ret_state[0] = 0;
+}
