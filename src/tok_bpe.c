@@ -68,48 +68,79 @@ static bool bpe_knows(const char *pre)
     return pretok_find(pre) != NULL;
 }
 
+static uint64_t pair_of(int32_t left, int32_t right)
+{
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
+
+static uint32_t merge_home(const bpe *b, uint64_t pair)
+{
+    return (uint32_t)hash_word(b->seed, pair) & b->mask;
+}
+
+/* The slot of the pair, or the free one where it belongs. */
 static merge_slot *merge_find(const bpe *b, int32_t left, int32_t right)
 {
-    uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    uint32_t at = (uint32_t)hash_word(b->seed, pair) & b->mask;
+    uint64_t pair = pair_of(left, right);
+    uint32_t at = merge_home(b, pair);
 
     while (b->merges[at].rank != NO_RANK && b->merges[at].pair != pair) at = (at + 1) & b->mask;
     return &b->merges[at];
 }
 
-/* Enters merge `rank`, "left right". `scratch` has room for the longest token twice. */
-static sobre_status read_merge(bpe *b, const vocab *v, const container *c, const meta_string *line,
-                               uint32_t rank, char *scratch)
+enum { LEFT, RIGHT, BOTH, N_KEYS, BATCH = 32 };
+
+/* Splits "left right" into keys of the vocabulary; what cannot be read gets size 0. Returns where
+ * the bytes end that were written to `scratch`, at most the line's size. */
+static char *merge_keys(const meta_string *line, char *scratch, vocab_key keys[N_KEYS])
 {
     const char *space = line->size > 2 ? memchr(line->text + 1, ' ', line->size - 2) : NULL;
-    const char *what = "is not two tokens with a space between them";
-    size_t n_left = 0, n_right = 0;
+    size_t n[2] = {0}, left_size = space ? (size_t)(space - line->text) : 0;
 
-    if (space) {
-        size_t left_size = (size_t)(space - line->text), right_size = line->size - left_size - 1;
+    if (!space || !decode(line->text, left_size, scratch, &n[LEFT]) ||
+        !decode(space + 1, line->size - left_size - 1, scratch + n[LEFT], &n[RIGHT]))
+        n[LEFT] = n[RIGHT] = 0;
+    keys[LEFT] = (vocab_key){.text = scratch, .size = n[LEFT]};
+    keys[RIGHT] = (vocab_key){.text = scratch + n[LEFT], .size = n[RIGHT]};
+    keys[BOTH] = (vocab_key){.text = scratch, .size = n[LEFT] + n[RIGHT]};
+    return scratch + n[LEFT] + n[RIGHT];
+}
 
-        what = "names a token that the vocabulary does not have";
-        /* A letter takes two bytes at most. */
-        if (left_size <= 2 * (size_t)v->max_size && right_size <= 2 * (size_t)v->max_size &&
-            decode(line->text, left_size, scratch, &n_left) &&
-            decode(space + 1, right_size, scratch + n_left, &n_right)) {
-            int32_t left = vocab_find(v, scratch, n_left, true);
-            int32_t right = vocab_find(v, scratch + n_left, n_right, true);
-            int32_t id = vocab_find(v, scratch, n_left + n_right, true);
+static sobre_status bad_merge(const container *c, const meta_string *line, uint64_t rank,
+                              const vocab_key keys[N_KEYS])
+{
+    const char *what = keys[BOTH].size == 0 ? "is not two tokens with a space between"
+                       : keys[LEFT].id < 0 || keys[RIGHT].id < 0
+                           ? "names a token that the vocabulary does not have"
+                           : "makes a token that the vocabulary does not have";
 
-            if (left >= 0 && right >= 0 && id >= 0) {
-                merge_slot *slot = merge_find(b, left, right);
-                if (slot->rank == NO_RANK)
-                    *slot =
-                        (merge_slot){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id};
-                return SOBRE_OK;
-            }
-            if (left >= 0 && right >= 0) what = "makes a token that the vocabulary does not have";
-        }
+    return fail(c->ctx, SOBRE_BAD_FORMAT,
+                "%s: item %llu of %s, \"%.*s\", %s; convert the model again", container_name(c),
+                (unsigned long long)rank, key_merges, (int)(line->size < 64 ? line->size : 64),
+                line->text, what);
+}
+
+/* Enters merges [begin, begin + n). */
+static sobre_status enter_merges(bpe *b, const vocab *v, const container *c,
+                                 const meta_string *lines, uint64_t begin, int32_t n, char *scratch)
+{
+    vocab_key keys[BATCH][N_KEYS];
+
+    for (int32_t i = 0; i < n; i++) scratch = merge_keys(&lines[begin + i], scratch, keys[i]);
+    vocab_find_all(v, keys[0], n * N_KEYS);
+    for (int32_t i = 0; i < n; i++) {
+        if (keys[i][LEFT].id < 0 || keys[i][RIGHT].id < 0 || keys[i][BOTH].id < 0)
+            return bad_merge(c, &lines[begin + i], begin + i, keys[i]);
+        __builtin_prefetch(&b->merges[merge_home(b, pair_of(keys[i][LEFT].id, keys[i][RIGHT].id))]);
     }
-    return fail(v->ctx, SOBRE_BAD_FORMAT,
-                "%s: item %u of %s, \"%.*s\", %s; convert the model again", container_name(c), rank,
-                key_merges, (int)(line->size < 64 ? line->size : 64), line->text, what);
+    for (int32_t i = 0; i < n; i++) {
+        merge_slot *slot = merge_find(b, keys[i][LEFT].id, keys[i][RIGHT].id);
+
+        if (slot->rank == NO_RANK)
+            *slot = (merge_slot){pair_of(keys[i][LEFT].id, keys[i][RIGHT].id),
+                                 (uint32_t)begin + (uint32_t)i, keys[i][BOTH].id};
+    }
+    return SOBRE_OK;
 }
 
 static sobre_status read_merges(bpe *b, const vocab *v, const container *c)
@@ -118,6 +149,7 @@ static sobre_status read_merges(bpe *b, const vocab *v, const container *c)
     const meta_string *lines;
     sobre_status status = SOBRE_OK;
     uint64_t n, n_slots = 16;
+    size_t batch_size = 0, most = 0;
     char *scratch;
 
     if (!merges || merges->type != META_ARRAY || merges->item != META_STRING ||
@@ -134,10 +166,14 @@ static sobre_status read_merges(bpe *b, const vocab *v, const container *c)
     memset(b->merges, 0xFF, (size_t)n_slots * sizeof(*b->merges));
     b->mask = (uint32_t)(n_slots - 1);
     b->seed = hash_word((uintptr_t)b->merges, (uintptr_t)b);
-    scratch = mem_alloc(v->ctx, (size_t)v->max_size, 4);
+    for (uint64_t i = 0; i < n; i++) {
+        batch_size = (i % BATCH ? batch_size : 0) + lines[i].size;
+        if (batch_size > most) most = batch_size;
+    }
+    scratch = mem_alloc(v->ctx, most, 1);
     if (!scratch) return SOBRE_OUT_OF_MEMORY;
-    for (uint64_t i = 0; i < n && status >= 0; i++)
-        status = read_merge(b, v, c, &lines[i], (uint32_t)i, scratch);
+    for (uint64_t i = 0; i < n && status >= 0; i += BATCH)
+        status = enter_merges(b, v, c, lines, i, n - i < BATCH ? (int32_t)(n - i) : BATCH, scratch);
     mem_free(v->ctx, scratch);
     return status;
 }

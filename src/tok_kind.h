@@ -25,9 +25,12 @@ typedef struct vocab_token {
     bool is_end;
 } vocab_token;
 
+/* A slot repeats where the text lies, so that a look-up touches memory twice and no more. */
 typedef struct vocab_slot {
     uint32_t hash;
-    int32_t id; /* -1: free */
+    int32_t id;                /* -1: free */
+    uint32_t start, size : 31; /* in vocab.text */
+    uint32_t plain : 1;
 } vocab_slot;
 
 /* A node of the tree of special tokens. */
@@ -67,6 +70,14 @@ sobre_status vocab_open(vocab *v, const container *c, vocab_decode decode);
 void vocab_close(vocab *v);
 /* -1: none. Among plain tokens, or among names. */
 int32_t vocab_find(const vocab *v, const char *text, size_t size, bool plain);
+/* Looks up plain tokens, many at once, which hides the memory's latency. */
+typedef struct vocab_key {
+    const char *text;
+    size_t size;
+    uint32_t hash; /* set, as id is */
+    int32_t id;
+} vocab_key;
+void vocab_find_all(const vocab *v, vocab_key *keys, int32_t n);
 /* The longest special token that the text begins with; -1: none. Control and unknown tokens count
  * only if `control`. */
 int32_t vocab_match(const vocab *v, const char *text, size_t size, bool control);

@@ -8,7 +8,7 @@
 static const char key_tokens[] = "tokenizer.ggml.tokens";
 static const char key_types[] = "tokenizer.ggml.token_type";
 
-static uint64_t hash_text(uint64_t h, const char *text, size_t size)
+static uint32_t hash_text(uint64_t h, const char *text, size_t size)
 {
     uint64_t word;
 
@@ -22,35 +22,44 @@ static uint64_t hash_text(uint64_t h, const char *text, size_t size)
         memcpy(&word, text, size);
         h = hash_word(h, word);
     }
-    return hash_word(h, 0);
+    return (uint32_t)hash_word(h, 0);
 }
 
-static bool token_is(const vocab *v, int32_t id, const char *text, size_t size, bool plain)
+static bool slot_holds(const vocab *v, const vocab_slot *slot, uint32_t hash, const char *text,
+                       size_t size, bool plain)
 {
-    const vocab_token *t = &v->tokens[id];
-
-    return t->size == size && t->plain == plain && !memcmp(v->text + t->start, text, size);
+    return slot->hash == hash && slot->size == size && slot->plain == plain &&
+           !memcmp(v->text + slot->start, text, size);
 }
 
 /* The slot that holds this text, or the free one where it belongs. */
-static vocab_slot *find_slot(const vocab *v, const char *text, size_t size, bool plain,
-                             uint32_t *ret_hash)
+static vocab_slot *find_slot(const vocab *v, uint32_t hash, const char *text, size_t size,
+                             bool plain)
 {
-    uint32_t hash = (uint32_t)hash_text(v->seed + plain, text, size);
-
-    *ret_hash = hash;
     for (uint32_t at = hash & v->mask;; at = (at + 1) & v->mask) {
         vocab_slot *slot = &v->slots[at];
-        if (slot->id < 0 || (slot->hash == hash && token_is(v, slot->id, text, size, plain)))
-            return slot;
+        if (slot->id < 0 || slot_holds(v, slot, hash, text, size, plain)) return slot;
     }
 }
 
 int32_t vocab_find(const vocab *v, const char *text, size_t size, bool plain)
 {
-    uint32_t hash;
+    return size ? find_slot(v, hash_text(v->seed, text, size), text, size, plain)->id : -1;
+}
 
-    return size ? find_slot(v, text, size, plain, &hash)->id : -1;
+void vocab_find_all(const vocab *v, vocab_key *keys, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        keys[i].hash = hash_text(v->seed, keys[i].text, keys[i].size);
+        __builtin_prefetch(&v->slots[keys[i].hash & v->mask]);
+    }
+    for (int32_t i = 0; i < n; i++) {
+        const vocab_slot *slot = &v->slots[keys[i].hash & v->mask];
+        if (slot->id >= 0) __builtin_prefetch(v->text + slot->start);
+    }
+    for (int32_t i = 0; i < n; i++)
+        keys[i].id =
+            keys[i].size ? find_slot(v, keys[i].hash, keys[i].text, keys[i].size, true)->id : -1;
 }
 
 /* --- Reading */
@@ -105,7 +114,6 @@ static sobre_status read_text(vocab *v, const container *c, const meta_string *i
         t->size = (uint32_t)size;
         v->text[at + t->size] = 0;
         at += t->size + 1;
-        if ((int32_t)t->size > v->max_size) v->max_size = (int32_t)t->size;
     }
     return SOBRE_OK;
 }
@@ -126,9 +134,10 @@ static sobre_status build_index(vocab *v, const container *c)
         vocab_slot *slot;
 
         if (!t->size) continue; /* padding: stands for nothing */
-        slot = find_slot(v, v->text + t->start, t->size, t->plain, &hash);
+        hash = hash_text(v->seed, v->text + t->start, t->size);
+        slot = find_slot(v, hash, v->text + t->start, t->size, t->plain);
         if (slot->id < 0)
-            *slot = (vocab_slot){hash, id};
+            *slot = (vocab_slot){hash, id, t->start, t->size, t->plain};
         else if (t->type != TOKEN_UNUSED && t->type != TOKEN_USER_DEFINED)
             return fail(v->ctx, SOBRE_BAD_FORMAT, "%s: %s: tokens %d and %d are both \"%.*s\"",
                         container_name(c), key_tokens, slot->id, id,
