@@ -4,9 +4,6 @@
 
 #include <string.h>
 
-#include "checked.h"
-#include "options.h"
-
 typedef unsigned long long ull;
 
 static sobre_status open_path(reader *r, bool map)
@@ -56,12 +53,8 @@ static sobre_status open_source(reader *r, const sobre_source *source)
 
 sobre_status reader_open(sobre_context *ctx, const sobre_source *source, reader **ret_reader)
 {
-    sobre_source s;
-    if (!options_read(&s, sizeof s, source)) {
-        return fail(ctx, SOBRE_INVALID_ARGUMENT,
-                    "sobre_source: struct_size is wrong, or a field is set that this version does "
-                    "not know; make it with SOBRE(source, ...)");
-    }
+    sobre_source s = SOBRE_INIT(source);
+    TRY(options_copy(ctx, "source", source, &s, sizeof s));
     if ((s.path != NULL) + (s.data != NULL) + (s.read != NULL) != 1) {
         return fail(ctx, SOBRE_INVALID_ARGUMENT,
                     "sobre_source: exactly one of path, data and read must be given");
