@@ -50,9 +50,10 @@ static sobre_status wait_for(running *r, int32_t device)
     const device_entry *d = entry(r->p, device);
     uint64_t ticket = 0;
     if (!r->busy[device]) return SOBRE_OK;
-    r->busy[device] = false;
     TRY(d->backend->fence(d->device, &ticket));
-    return d->backend->wait(d->device, ticket);
+    TRY(d->backend->wait(d->device, ticket));
+    r->busy[device] = false;
+    return SOBRE_OK;
 }
 
 /* Brings a value from one device's arena to another's, once neither works any more. */
