@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: MIT */
+/* Attention kernels for AVX2. */
+#include "vmath_avx2.h"
+
+#define ATTN_KERNELS attn_kernels_avx2
+#define ATTN_VECTORS 2
+#include "attn_vf.h"

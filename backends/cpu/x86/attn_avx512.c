@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: MIT */
+/* Attention kernels for AVX-512. */
+#include "vmath_avx512.h"
+
+#define ATTN_KERNELS attn_kernels_avx512
+#define ATTN_VECTORS 2
+#include "attn_vf.h"
