@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Plans and their runs: devices, slices, copies, arenas, inputs, failures, and how they print. */
 #include "fake_device.h"
+#include "null/null.h"
 #include "support.h"
 
 enum { N_LAYER = 3, MAX_COLS = 8, MAX_ROWS = 3 };
@@ -442,6 +443,56 @@ static void test_faults_memory(void **state)
     }
 }
 
+/* What a device is asked for, and in which order, as the null backend recorded it. */
+static void test_null_device(void **state)
+{
+    static null_control control;
+    sobre_context *ctx = NULL;
+    device_entry entry = {.index = 0};
+    plan *p = NULL;
+    setting s;
+    test_batch b;
+    const float *logits = NULL;
+    control = (null_control){.alignment = 1024};
+    assert_int_equal(sobre_context_open(NULL, &ctx), SOBRE_OK);
+    context_null_control_set(ctx, &control);
+    entry.backend = null_backend(context_host(ctx));
+    assert_ok(ctx, entry.backend->device_open(context_host(ctx), 0, &entry.device));
+    fakes f = {.set = {.entries = {&entry}, .n = 1}};
+    sobre_graph *g = test_llama(ctx, N_LAYER, WITH_BIAS);
+    lower_and_fuse(g, &f);
+    assert_int_equal(g->n_nodes, 5 * N_LAYER + 3);
+    setting_init(&s, g, &f);
+    long long first = control.n_calls;
+    assert_ok(ctx, plan_make(ctx, g, &s.options, &p));
+    for (int32_t v = 0; v < g->n_values; v++)
+        assert_int_equal(p->spans[0][v].offset % control.alignment, 0);
+    batch_init(&b, 2, 1);
+    assert_ok(ctx, exec_run(p, &b.batch, &logits));
+    const null_call calls[] = {NULL_CALL_BUFFER_ALLOC, NULL_CALL_WORKSPACE_SIZE, NULL_CALL_COMPILE,
+                               NULL_CALL_WRITE,        NULL_CALL_WRITE,          NULL_CALL_WRITE,
+                               NULL_CALL_RUN,          NULL_CALL_FENCE,          NULL_CALL_WAIT,
+                               NULL_CALL_READ};
+    assert_int_equal(control.n_calls - first, sizeof calls / sizeof *calls);
+    assert_memory_equal(&control.log[first], calls, sizeof calls);
+    assert_int_equal(control.n_ops[SOBRE_OP_ATTENTION], N_LAYER);
+    assert_int_equal(control.n_cols, 2);
+    plan_free(p);
+    assert_int_equal(control.n_buffers + control.n_execs, 0);
+    /* Of a device that knows simple nodes only, fusion asks in vain. */
+    control.simple_only = true;
+    assert_ok(ctx, graph_lower(g, &f.set));
+    int32_t n_nodes = g->n_nodes;
+    assert_int_equal(n_nodes, 18 * N_LAYER + 4);
+    assert_ok(ctx, graph_fuse(g, &f.set));
+    assert_int_equal(g->n_nodes, n_nodes);
+    assert_valid(ctx, g);
+    entry.backend->device_close(entry.device);
+    free(s.weights);
+    sobre_graph_close(g);
+    sobre_context_close(ctx);
+}
+
 /* --- Dumps */
 
 typedef struct text {
@@ -512,7 +563,7 @@ int main(void)
         cmocka_unit_test(test_shared_values), cmocka_unit_test(test_bad_plans),
         cmocka_unit_test(test_bad_runs),      cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_faults_calls),  cmocka_unit_test(test_faults_memory),
-        cmocka_unit_test(test_inspect),
+        cmocka_unit_test(test_null_device),   cmocka_unit_test(test_inspect),
     };
     return cmocka_run_group_tests(tests, open_context, close_context);
 }
