@@ -250,11 +250,15 @@ static void decode_quant(sobre_dtype dtype, const uint8_t *block, int64_t n, flo
     const quant_form *form = &types[dtype].form;
     int8_t q[MAX_BLOCK];
     float d[MAX_BLOCK / MIN_GROUP], m[MAX_BLOCK / MIN_GROUP];
+    const int n_groups = info->block / form->group;
     for (int64_t i = 0; i < n; i += info->block, block += info->size) {
         types[dtype].unpack(block, q, d, m);
-        for (int k = 0; k < info->block; k++) {
-            float w = d[k / form->group] * (float)q[k];
-            *ret++ = form->has_min ? w + m[k / form->group] : w;
+        const int8_t *from = q;
+        for (int g = 0; g < n_groups; g++) {
+            for (int k = 0; k < form->group; k++) ret[k] = d[g] * (float)from[k];
+            for (int k = 0; form->has_min && k < form->group; k++) ret[k] += m[g];
+            from += form->group;
+            ret += form->group;
         }
     }
 }
