@@ -34,7 +34,7 @@ static const option options[] = {
     {"n-chunk", 0, OPTION_INT, AT(n_chunk), "N",
      "tokens that the device takes at once; 512 if not given", 0, MAX_TOKENS},
     {"shape", 0, OPTION_TEXT, AT(shape), "NAME",
-     "instead of MODEL: a published model's shape, with random weights", 0, 0},
+     "instead of MODEL: a published model's shape, with random weights; `list` lists them", 0, 0},
     {"quant", 0, OPTION_TEXT, AT(quant), "TYPE", "the block type of --shape; Q4_0 if not given", 0,
      0},
 };
@@ -257,14 +257,13 @@ static int print_results(const bench *b, const result *results, size_t n)
 
 /* --- The command */
 
-static void complain_about_shape(const bench_args *args, const char *quant)
+static void print_shapes(FILE *to)
 {
-    complain("there is no --shape %s --quant %s", args->shape, quant);
-    fprintf(stderr, "  shapes:");
-    for (size_t i = 0; shape_name(i); i++) fprintf(stderr, " %s", shape_name(i));
-    fprintf(stderr, "\n  types: ");
-    for (size_t i = 0; shape_quant_name(i); i++) fprintf(stderr, " %s", shape_quant_name(i));
-    putc('\n', stderr);
+    fprintf(to, "shapes:");
+    for (size_t i = 0; shape_name(i); i++) fprintf(to, " %s", shape_name(i));
+    fprintf(to, "\ntypes: ");
+    for (size_t i = 0; shape_quant_name(i); i++) fprintf(to, " %s", shape_quant_name(i));
+    putc('\n', to);
 }
 
 static int open_model(bench *b)
@@ -280,7 +279,8 @@ static int open_model(bench *b)
         const sobre_status status = shape_model_open(args->shape, quant, &b->made, &source);
         if (status == SOBRE_OUT_OF_MEMORY) return out_of_memory();
         if (status < 0) {
-            complain_about_shape(args, quant);
+            complain("there is no --shape %s --quant %s", args->shape, quant);
+            print_shapes(stderr);
             return CODE_USAGE;
         }
         code = app_open_source(&b->app, &source, given);
@@ -386,6 +386,10 @@ static int run(const command *self, int argc, char **argv)
                             : "MODEL is missing; or give --shape");
         return CODE_USAGE;
     }
+    if (args.shape && strcmp(args.shape, "list") == 0) {
+        print_shapes(stdout);
+        return out_finish();
+    }
     if (args.quant && !args.shape) {
         complain("--quant is the block type of --shape; a file has its own");
         return CODE_USAGE;
@@ -408,9 +412,8 @@ const command cmd_bench = {
     .details =
         "Rows are named pp512 (a prompt of 512 tokens at once) and tg128 (128 tokens one after the "
         "other), each warmed up once, then measured --repeats times from an empty sequence, with "
-        "random tokens. The figures are the mean and the standard deviation.\n--shape makes the "
-        "model in memory: smollm2-135m, smollm2-360m, smollm2-1.7b, tinyllama-1.1b, llama-3.2-1b "
-        "or llama-3.2-3b, of F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K.",
+        "random tokens. The figures are the mean and the standard deviation. --shape makes a model "
+        "in memory, so nothing needs to be fetched.",
     .examples = "  sobre bench smollm2\n"
                 "  sobre bench smollm2 -p 128,512 -n 0 -t 4 -r 10 -o md\n"
                 "  sobre bench --shape tinyllama-1.1b --quant Q8_0 -o json\n",
