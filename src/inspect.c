@@ -144,7 +144,7 @@ static void put_node(const dump *d, int32_t index)
     if (node->layer >= 0) snprintf(layer, sizeof layer, "%d", (int)node->layer);
     put(d, "%5d  %5s  ", (int)index, layer);
     if (d->p) put(d, "%6d  ", (int)device);
-    put(d, "%-10s  %-44s  ", op_get(node->op)->name, node_parts(node, parts));
+    put(d, "%-10s  %-54s  ", op_get(node->op)->name, node_parts(node, parts));
     for (int32_t i = 0; i < node->n_in; i++) {
         if (node->in[i] < 0 || d->g->values[node->in[i]].kind == SOBRE_VALUE_WEIGHT) continue;
         put(d, "%s%s", sep, d->g->values[node->in[i]].name);
@@ -171,7 +171,7 @@ static void put_node(const dump *d, int32_t index)
 
 static void put_header(const dump *d)
 {
-    put(d, "%5s  %5s  %s%-10s  %-44s  inputs -> outputs%s\n", "node", "layer",
+    put(d, "%5s  %5s  %s%-10s  %-54s  inputs -> outputs%s\n", "node", "layer",
         d->p ? "device  " : "", "op", "parts", d->p ? " @offset +bytes in the arena" : "");
 }
 
@@ -222,7 +222,7 @@ static void put_plan(const dump *d)
         const plan_slice *slice = &p->slices[s];
         for (int32_t i = 0; i < slice->n_copies; i++) {
             const plan_copy *c = &p->copies[slice->first_copy + i];
-            put(d, "%5s  %5s  %6d  %-10s  from device %-32d  ", "", "", (int)c->to, "copy",
+            put(d, "%5s  %5s  %6d  %-10s  from device %-42d  ", "", "", (int)c->to, "copy",
                 (int)c->from);
             put_value(d, c->to, c->value);
             put(d, "\n");
