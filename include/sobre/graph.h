@@ -84,7 +84,8 @@ typedef struct sobre_value {
 #define SOBRE_OPS(X)                                                                               \
     X(EMBED, "embed", 1)   /* rows of a table by id, times a factor */                             \
     X(GATHER, "gather", 1) /* rows of an activation */                                             \
-    X(NORM, "norm", 1)     /* RMSNorm or LayerNorm over the last dim */                            \
+    X(NORM, "norm", 1)     /* RMSNorm or LayerNorm over the last dim; with a shorter weight over   \
+                              groups of its length (heads) */                                      \
     X(MATMUL, "matmul", 4) /* up to four weights sharing one input; prologue and epilogue below */ \
     X(ROPE, "rope", 1)     /* rotary positions on [T, n_head * head_dim] */                        \
     X(ATTENTION, "attention", 1) /* appends k and v to the cache, then attends */                  \
