@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+/* Matrix products: kinds of weights, and how a job is cut into tiles and shared by threads. */
+#include "mm_kernels.h"
+
+#include <string.h>
+
+#include "checked.h"
+#include "cpu.h"
+
+enum {
+    GROUP = MM_F32_PANELS,      /* panels that a task goes through together */
+    FEW_TOKENS = 8,             /* up to here weights are streamed once, in static shares */
+    MAX_TOKEN_BLOCK = 128,      /* tokens in a task */
+    MIN_TOKEN_BLOCK = 32,       /* a multiple of every tile */
+    ACT_CACHE_SIZE = 384 << 10, /* prepared bytes of a token block: stay in L2 */
+    F32_STEP = 64               /* tokens that a decoded unit is used for */
+};
+
+mm_kind mm_kind_of(const mm_weight *w)
+{
+    int kind = 0;
+    while (mm_kinds[kind].form != w->form || mm_kinds[kind].group != w->group) kind++;
+    return (mm_kind)kind;
+}
+
+const mm_kernels *mm_kernels_get(sobre_cpu_isa isa)
+{
+    if (!cpu_isa_resolve(isa, &isa)) return NULL;
+    switch (isa) {
+    case SOBRE_CPU_SCALAR: return &mm_kernels_scalar;
+#if defined(__x86_64__)
+    case SOBRE_CPU_AVX2: return &mm_kernels_avx2;
+    case SOBRE_CPU_AVX512: return &mm_kernels_avx512;
+#endif
+    default: return NULL;
+    }
+}
+
+mm_act mm_act_for(const mm_weight *w, bool exact)
+{
+    return exact || w->group == 0 ? MM_ACT_F32 : MM_ACT_Q8;
+}
+
+static uint64_t act_stride(mm_act act, int64_t k) /* bytes */
+{
+    return act == MM_ACT_Q8 ? (uint64_t)mm_act_blocks(k) * sizeof(mm_act_block)
+                            : (uint64_t)mm_act_floats(k) * sizeof(float);
+}
+
+uint64_t mm_act_size(mm_act act, int64_t n_cols_in, int32_t n_tokens)
+{
+    return act_stride(act, n_cols_in) * (uint64_t)n_tokens;
+}
+
+void mm_act_prepare(const mm_kernels *kernels, mm_act act, const mm_prologue *prologue,
+                    const float *x, int64_t k, int32_t n_tokens, int32_t begin, int32_t end,
+                    void *ret_act)
+{
+    for (int32_t t = begin; t < end; t++) {
+        uint8_t *row = (uint8_t *)ret_act + act_stride(act, k) * (uint64_t)t;
+        if (act == MM_ACT_Q8) {
+            kernels->prepare_q8(prologue, x + t * k, k, (mm_act_block *)row);
+        } else {
+            kernels->prepare_f32(prologue, x + t * k, k, (float *)row);
+        }
+    }
+}
+
+/* Panels [panel, panel + n_panels) times tokens [token, token + n_tokens); sums of a panel are
+ * sum_stride floats apart. */
+typedef struct range {
+    int64_t panel;
+    int32_t n_panels, token, n_tokens;
+} range;
+
+static void multiply_q8(const mm_kernels *kernels, const mm_weight *w, const void *act,
+                        const range *r, float *ret, int64_t sum_stride)
+{
+    mm_kind kind = mm_kind_of(w);
+    int64_t n_units = (w->n_cols + MM_UNIT - 1) / MM_UNIT, stride = mm_act_blocks(w->n_cols);
+    const mm_act_block *x = (const mm_act_block *)act + r->token * stride;
+    for (int32_t p = 0; p < r->n_panels; p++) {
+        const uint8_t *panel = w->data + (uint64_t)(r->panel + p) * w->panel_size;
+        kernels->q8[kind](panel, n_units, x, stride, r->n_tokens, ret + p * sum_stride);
+    }
+}
+
+static void multiply_f32(const mm_kernels *kernels, const mm_weight *w, const void *act,
+                         const range *r, float *ret, int64_t sum_stride)
+{
+    float decoded[GROUP][MM_UNIT * MM_PANEL];
+    const float *in[GROUP];
+    mm_kind kind = mm_kind_of(w);
+    int64_t stride = mm_act_floats(w->n_cols);
+    for (int32_t p = 0; p < r->n_panels; p++) {
+        memset(ret + p * sum_stride, 0, (size_t)r->n_tokens * MM_PANEL * sizeof(float));
+    }
+    for (int64_t col = 0; col < w->n_cols; col += MM_UNIT) {
+        const float *x = (const float *)act + r->token * stride + col;
+        int32_t k = w->n_cols - col < MM_UNIT ? (int32_t)(w->n_cols - col) : MM_UNIT;
+        for (int32_t p = 0; p < r->n_panels; p++) {
+            const uint8_t *unit = w->data + (uint64_t)(r->panel + p) * w->panel_size +
+                                  (uint64_t)(col / MM_UNIT) * (uint64_t)mm_kinds[kind].unit_size;
+            in[p] = (const float *)unit;
+            if (kernels->decode[kind]) {
+                kernels->decode[kind](unit, k, decoded[p]);
+                in[p] = decoded[p];
+            }
+        }
+        for (int32_t t = 0; t < r->n_tokens; t += kernels->tile) {
+            int32_t n = r->n_tokens - t < kernels->tile ? r->n_tokens - t : kernels->tile;
+            float *acc = ret + t * MM_PANEL;
+            if (n == 1 && r->n_panels == GROUP) {
+                kernels->f32_panels(in, k, x + t * stride, acc, sum_stride);
+                continue;
+            }
+            for (int32_t p = 0; p < r->n_panels; p++) {
+                kernels->f32_tokens(in[p], k, x + t * stride, stride, n, acc + p * sum_stride);
+            }
+        }
+    }
+}
+
+/* Weights that are finished together: one, or the two of a GLU. */
+static int32_t n_entries(const mm_job *job)
+{
+    return job->glu != SOBRE_ACT_NONE ? 1 : job->n_weights;
+}
+
+static int64_t n_panels(const mm_weight *w)
+{
+    return (w->n_rows + MM_PANEL - 1) / MM_PANEL;
+}
+
+/* A block of at most GROUP panels of entry `entry`, finished. */
+static void run_range(const mm_job *job, int32_t entry, const range *whole)
+{
+    float sums[2][GROUP * F32_STEP * MM_PANEL];
+    const mm_kernels *kernels = job->kernels;
+    const bool glu = job->glu != SOBRE_ACT_NONE;
+    const mm_weight *w = &job->w[entry];
+    bool q8[2] = {false, false};
+    for (int i = 0; i <= glu; i++) q8[i] = mm_act_for(&job->w[entry + i], job->exact) == MM_ACT_Q8;
+    int32_t step = q8[0] || q8[1] ? kernels->tile : F32_STEP;
+    int64_t sum_stride = (int64_t)step * MM_PANEL;
+
+    range r = *whole;
+    for (int32_t end = whole->token + whole->n_tokens; r.token < end; r.token += step) {
+        r.n_tokens = end - r.token < step ? end - r.token : step;
+        for (int i = 0; i <= glu; i++) {
+            (q8[i] ? multiply_q8 : multiply_f32)(kernels, &job->w[entry + i], job->act[entry + i],
+                                                 &r, sums[i], sum_stride);
+        }
+        for (int32_t p = 0; p < r.n_panels; p++) {
+            int64_t row = (r.panel + p) * MM_PANEL, at = r.token * w->n_rows + row;
+            mm_finish finish = {
+                .glu = job->glu,
+                .bias = {job->bias[entry] ? job->bias[entry] + row : NULL,
+                         glu && job->bias[1] ? job->bias[1] + row : NULL},
+                .residual = job->residual && entry == 0 ? job->residual + at : NULL,
+                .out = job->out[entry] + at,
+                .out_stride = w->n_rows,
+                .n_rows = w->n_rows - row < MM_PANEL ? (int32_t)(w->n_rows - row) : MM_PANEL,
+                .n_tokens = r.n_tokens,
+            };
+            kernels->finish(&finish, sums[0] + p * sum_stride, sums[1] + p * sum_stride);
+        }
+    }
+}
+
+static void run_panels(const mm_job *job, int32_t entry, int64_t begin, int64_t end, int32_t token,
+                       int32_t n_tokens)
+{
+    for (int64_t panel = begin; panel < end; panel += GROUP) {
+        int32_t n = end - panel < GROUP ? (int32_t)(end - panel) : GROUP;
+        run_range(job, entry, &(range){panel, n, token, n_tokens});
+    }
+}
+
+/* Bytes of weights that one panel of an entry reads. */
+static uint64_t entry_panel_size(const mm_job *job, int32_t entry)
+{
+    uint64_t size = job->w[entry].panel_size;
+    return job->glu != SOBRE_ACT_NONE ? size + job->w[1].panel_size : size;
+}
+
+/* Each thread streams one contiguous share of all weights' bytes. */
+static void run_shares(const mm_job *job, int32_t thread, int32_t n_threads)
+{
+    uint64_t total = 0, start = 0;
+    for (int32_t i = 0; i < n_entries(job); i++) {
+        total += entry_panel_size(job, i) * (uint64_t)n_panels(&job->w[i]);
+    }
+    uint64_t part = total / (uint64_t)n_threads;
+    uint64_t share_begin = part * (uint64_t)thread;
+    uint64_t share_end = thread == n_threads - 1 ? total : share_begin + part;
+    for (int32_t i = 0; i < n_entries(job); i++) {
+        /* A panel belongs to the share that its first byte lies in. */
+        uint64_t size = entry_panel_size(job, i), n = (uint64_t)n_panels(&job->w[i]);
+        uint64_t begin = share_begin > start ? (share_begin - start + size - 1) / size : 0;
+        uint64_t end = share_end > start ? (share_end - start + size - 1) / size : 0;
+        run_panels(job, i, (int64_t)(begin < n ? begin : n), (int64_t)(end < n ? end : n), 0,
+                   job->n_tokens);
+        start += size * n;
+    }
+}
+
+/* Threads take tasks, panels times a block of tokens, from the counter. */
+static void run_tasks(mm_job *job, int32_t n_threads)
+{
+    uint64_t stride = act_stride(mm_act_for(&job->w[0], job->exact), job->w[0].n_cols);
+    int64_t block = (int64_t)(ACT_CACHE_SIZE / stride) / MIN_TOKEN_BLOCK * MIN_TOKEN_BLOCK;
+    if (block > MAX_TOKEN_BLOCK) block = MAX_TOKEN_BLOCK;
+    if (block < MIN_TOKEN_BLOCK) block = MIN_TOKEN_BLOCK;
+    int64_t n_blocks = (job->n_tokens + block - 1) / block;
+
+    /* Smaller tasks where there would be too few for all threads. */
+    int64_t n_all = 0, group = GROUP;
+    for (int32_t i = 0; i < n_entries(job); i++) n_all += n_panels(&job->w[i]);
+    while (group > 1 && n_all / group * n_blocks < 4 * n_threads) group /= 2;
+
+    int64_t n_groups[4], n_block_groups = 0;
+    for (int32_t i = 0; i < n_entries(job); i++) {
+        n_groups[i] = (n_panels(&job->w[i]) + group - 1) / group;
+        n_block_groups += n_groups[i];
+    }
+    for (;;) {
+        int64_t task = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
+        if (task >= n_blocks * n_block_groups) return;
+        int32_t token = (int32_t)(task / n_block_groups * block), entry = 0;
+        int64_t at = task % n_block_groups;
+        while (at >= n_groups[entry]) at -= n_groups[entry++];
+        int64_t end = (at + 1) * group, n = n_panels(&job->w[entry]);
+        int64_t n_tokens = job->n_tokens - token < block ? job->n_tokens - token : block;
+        run_panels(job, entry, at * group, end < n ? end : n, token, (int32_t)n_tokens);
+    }
+}
+
+void mm_run(mm_job *job, int32_t thread, int32_t n_threads)
+{
+    if (job->n_tokens <= FEW_TOKENS) {
+        run_shares(job, thread, n_threads);
+    } else {
+        run_tasks(job, n_threads);
+    }
+}

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The parts of products that AVX2 and AVX-512 share, in the vocabulary of vmath_*.h: decoding, the
+ * f32 product, preparing activations, finishing tiles, and the table. The including file defines
+ *     MM_ISA, MM_ISA_KERNELS    the instruction set and the name of its table
+ *     MM_TILE                   tokens in a tile
+ *     MM_TILE_SIZES(X)          X(1) ... X(MM_TILE)
+ *     q8_tile()                 the int8 product, inlined for each kind and number of tokens
+ *     vi_largest(vi)            the largest lane
+ *     pack_bytes(const vi *)    32 integers within -128 .. 127 as bytes, in order
+ */
+
+enum { ROW_VECTORS = MM_PANEL / VF_N, BLOCK_VECTORS = MM_BLOCK / VF_N };
+
+/* --- Decoding */
+
+static inline vf load_scale(const mm_kind_info *kind, const uint8_t *from, int lane)
+{
+    return kind->scale_size == 2 ? vf_load_f16((const uint16_t *)from + lane)
+                                 : vf_load((const float *)from + lane);
+}
+
+/* A lane of 32 bits is a row, so each of its bytes, or nibbles, is a column. */
+static inline MM_INLINED void decode_quant(const mm_kind kind_id, const uint8_t *unit, float *ret)
+{
+    const mm_kind_info *kind = &mm_kinds[kind_id];
+    const int n_words = kind->bits == 4 ? 4 : 8;
+    const vi mask = vi_set1(kind->bits == 4 ? 15 : 255), bias = vi_set1(kind->bias);
+    for (int v = 0; v < ROW_VECTORS; v++) {
+        const int lane = v * VF_N;
+        for (int i = 0; i < 2 * n_words; i++) { /* words of both blocks */
+            vi word = vi_load(unit + kind->w_at + (i * MM_PANEL + lane) * 4);
+            for (int half = 0; half < (kind->bits == 4 ? 2 : 1); half++) {
+                const int col = kind->bits == 4 ? i / 4 * MM_BLOCK + 16 * half + i % 4 * 4 : i * 4;
+                const uint8_t *scales = unit + col / kind->group * MM_PANEL * kind->scale_size;
+                vf d = load_scale(kind, scales, lane), m = vf_zero();
+                if (kind->has_min) m = load_scale(kind, scales + kind->m_at, lane);
+                vi bytes = half ? vi_srl(word, 4) : word;
+                for (int j = 0; j < 4; j++) {
+                    vf y = vf_mul(d, vf_from_vi(vi_sub(vi_and(bytes, mask), bias)));
+                    if (kind->has_min) y = vf_add(y, m);
+                    vf_store(ret + (col + j) * MM_PANEL + lane, y);
+                    bytes = vi_srl(bytes, 8);
+                }
+            }
+        }
+    }
+}
+
+#define DECODE(NAME, KIND)                                                     \
+    static void decode_##NAME(const uint8_t *unit, int32_t n_cols, float *ret) \
+    {                                                                          \
+        decode_quant(KIND, unit, ret);                                         \
+    }
+DECODE(q4, MM_KIND_Q4)
+DECODE(q4_min, MM_KIND_Q4_MIN)
+DECODE(q8, MM_KIND_Q8)
+DECODE(w32, MM_KIND_W32)
+DECODE(w32_min, MM_KIND_W32_MIN)
+DECODE(w16, MM_KIND_W16)
+DECODE(w16_min, MM_KIND_W16_MIN)
+
+static void decode_f16(const uint8_t *unit, int32_t n_cols, float *ret)
+{
+    for (int32_t i = 0; i < n_cols * MM_PANEL; i += VF_N) {
+        vf_store(ret + i, vf_load_f16((const uint16_t *)unit + i));
+    }
+}
+
+static void decode_bf16(const uint8_t *unit, int32_t n_cols, float *ret)
+{
+    for (int32_t i = 0; i < n_cols * MM_PANEL; i += VF_N) {
+        vf_store(ret + i, vf_load_bf16((const uint16_t *)unit + i));
+    }
+}
+
+/* --- Products */
+
+#define Q8_CASE(n)                                          \
+    case n:                                                 \
+        q8_tile(kind, n, panel, n_units, x, x_stride, ret); \
+        return;
+#define Q8(NAME, KIND)                                                                  \
+    static void q8_##NAME(const uint8_t *panel, int64_t n_units, const mm_act_block *x, \
+                          int64_t x_stride, int32_t n_tokens, float *ret)               \
+    {                                                                                   \
+        const mm_kind kind = KIND;                                                      \
+        switch (n_tokens) {                                                             \
+            MM_TILE_SIZES(Q8_CASE)                                                      \
+        }                                                                               \
+    }
+Q8(q4, MM_KIND_Q4)
+Q8(q4_min, MM_KIND_Q4_MIN)
+Q8(q8, MM_KIND_Q8)
+Q8(w32, MM_KIND_W32)
+Q8(w32_min, MM_KIND_W32_MIN)
+Q8(w16, MM_KIND_W16)
+Q8(w16_min, MM_KIND_W16_MIN)
+#undef Q8
+#undef Q8_CASE
+
+/* n chains that run together: n panels of one token (x_stride 0), or n tokens of one panel. */
+static inline MM_INLINED void f32_chains(const int n, const int n_w, const float *const *w,
+                                         int32_t k, const float *x, int64_t x_stride, float *acc,
+                                         int64_t acc_stride)
+{
+    vf sum[MM_TILE][ROW_VECTORS];
+    MM_UNROLL(8)
+    for (int c = 0; c < n; c++) {
+        MM_UNROLL(8)
+        for (int v = 0; v < ROW_VECTORS; v++) {
+            sum[c][v] = vf_load(acc + c * acc_stride + v * VF_N);
+        }
+    }
+    for (int32_t i = 0; i < k; i++) {
+        MM_UNROLL(8)
+        for (int c = 0; c < n; c++) {
+            const vf xi = vf_set1(x[c * x_stride + i]);
+            const float *wi = w[n_w > 1 ? c : 0] + i * MM_PANEL;
+            MM_UNROLL(8)
+            for (int v = 0; v < ROW_VECTORS; v++) {
+                sum[c][v] = vf_fma(vf_load(wi + v * VF_N), xi, sum[c][v]);
+            }
+        }
+    }
+    MM_UNROLL(8)
+    for (int c = 0; c < n; c++) {
+        MM_UNROLL(8)
+        for (int v = 0; v < ROW_VECTORS; v++) {
+            vf_store(acc + c * acc_stride + v * VF_N, sum[c][v]);
+        }
+    }
+}
+
+static void f32_tokens(const float *w, int32_t k, const float *x, int64_t x_stride,
+                       int32_t n_tokens, float *acc)
+{
+#define CASE(n) \
+    case n: f32_chains(n, 1, &w, k, x, x_stride, acc, MM_PANEL); return;
+    switch (n_tokens) {
+        MM_TILE_SIZES(CASE)
+    }
+#undef CASE
+}
+
+static void f32_panels(const float *const *w, int32_t k, const float *x, float *acc,
+                       int64_t acc_stride)
+{
+    f32_chains(MM_F32_PANELS, MM_F32_PANELS, w, k, x, 0, acc, acc_stride);
+}
+
+/* --- Preparing activations */
+
+/* Sums in the order of every instruction set: 16 lanes, then halved. */
+static float fold(const vf *lanes)
+{
+    float sum[MM_PANEL];
+    for (int v = 0; v < ROW_VECTORS; v++) vf_store(sum + v * VF_N, lanes[v]);
+    for (int n = MM_PANEL / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; i++) sum[i] += sum[i + n];
+    }
+    return sum[0];
+}
+
+/* Lanes of a vector that starts `left` elements before the end. */
+static inline int lanes_left(int64_t left)
+{
+    return left <= 0 ? 0 : left < VF_N ? (int)left : VF_N;
+}
+
+typedef struct norm {
+    sobre_norm_kind kind;
+    vf mean, scale;
+} norm;
+
+static norm norm_of(const sobre_norm_params *params, const float *x, int64_t k)
+{
+    norm n = {params->kind, vf_zero(), vf_set1(1.0f)};
+    vf sum[ROW_VECTORS];
+    if (n.kind == SOBRE_NORM_NONE) return n;
+    if (n.kind == SOBRE_NORM_LAYER) {
+        for (int v = 0; v < ROW_VECTORS; v++) sum[v] = vf_zero();
+        for (int64_t i = 0; i < k; i += MM_PANEL) {
+            for (int v = 0; v < ROW_VECTORS; v++) {
+                int64_t at = i + v * VF_N;
+                if (at < k) sum[v] = vf_add(sum[v], vf_load_n(x + at, lanes_left(k - at)));
+            }
+        }
+        n.mean = vf_set1(fold(sum) / (float)k);
+    }
+    for (int v = 0; v < ROW_VECTORS; v++) sum[v] = vf_zero();
+    for (int64_t i = 0; i < k; i += MM_PANEL) {
+        for (int v = 0; v < ROW_VECTORS; v++) {
+            int64_t at = i + v * VF_N;
+            if (at >= k) continue;
+            vf c = vf_sub(at + VF_N <= k ? vf_load(x + at) : vf_load_n(x + at, lanes_left(k - at)),
+                          n.mean);
+            if (at + VF_N > k) {
+                float kept[VF_N];
+                vf_store(kept, c);
+                c = vf_load_n(kept, lanes_left(k - at));
+            }
+            sum[v] = vf_fma(c, c, sum[v]);
+        }
+    }
+    n.scale = vf_set1(1.0f / sqrtf(fold(sum) / (float)k + params->eps));
+    return n;
+}
+
+/* A vector of a normalised row; zeros beyond its end. */
+static inline vf normalised(const mm_prologue *prologue, const norm *n, const float *x, int64_t at,
+                            int64_t k)
+{
+    const float *weight = prologue->weight, *bias = prologue->bias;
+    const int left = lanes_left(k - at);
+    if (left == 0) return vf_zero();
+    vf y = left == VF_N ? vf_load(x + at) : vf_load_n(x + at, left);
+    if (n->kind == SOBRE_NORM_NONE) return y;
+    y = vf_mul(vf_sub(y, n->mean), n->scale);
+    if (left == VF_N) {
+        if (weight) y = vf_mul(y, vf_load(weight + at));
+        if (bias) y = vf_add(y, vf_load(bias + at));
+        return y;
+    }
+    if (weight) y = vf_mul(y, vf_load_n(weight + at, left));
+    if (bias) y = vf_add(y, vf_load_n(bias + at, left));
+    float kept[VF_N];
+    vf_store(kept, y);
+    return vf_load_n(kept, left);
+}
+
+static void prepare_f32(const mm_prologue *prologue, const float *x, int64_t k, float *ret)
+{
+    norm n = norm_of(&prologue->norm, x, k);
+    for (int64_t at = 0; at < mm_act_floats(k); at += VF_N) {
+        vf_store(ret + at, normalised(prologue, &n, x, at, k));
+    }
+}
+
+static inline void quantise(const vf *y, mm_act_block *ret)
+{
+    /* Compared as integers, so that NaN wins and spoils d. */
+    const vi magnitude = vi_set1(0x7fffffff);
+    vi most = vi_and(vi_bits_of(y[0]), magnitude);
+    for (int v = 1; v < BLOCK_VECTORS; v++) {
+        most = vi_max(most, vi_and(vi_bits_of(y[v]), magnitude));
+    }
+    const int32_t bits = vi_largest(most);
+    float largest;
+    memcpy(&largest, &bits, sizeof(largest));
+    memset(ret, 0, sizeof(*ret));
+    if (largest < MM_ACT_TINY) return;
+    ret->d = largest / 127.0f;
+    if (!isfinite(largest)) return;
+
+    const vf inverse = vf_set1(127.0f / largest);
+    vi q[BLOCK_VECTORS];
+    for (int v = 0; v < BLOCK_VECTORS; v++) q[v] = vi_from_vf(vf_mul(y[v], inverse));
+    const __m256i bytes = pack_bytes(q);
+    _mm256_storeu_si256((__m256i *)ret->q, bytes);
+    /* Sums of 8 bytes each, made unsigned. */
+    const __m256i flip = _mm256_set1_epi8((char)-128);
+    int64_t sums[4];
+    _mm256_storeu_si256((__m256i *)sums,
+                        _mm256_sad_epu8(_mm256_xor_si256(bytes, flip), _mm256_setzero_si256()));
+    mm_act_sums(ret, (int32_t)(sums[0] + sums[1]) - 16 * 128,
+                (int32_t)(sums[2] + sums[3]) - 16 * 128);
+}
+
+static void prepare_q8(const mm_prologue *prologue, const float *x, int64_t k, mm_act_block *ret)
+{
+    vf y[BLOCK_VECTORS];
+    norm n = norm_of(&prologue->norm, x, k);
+    for (int64_t at = 0; at < (k + MM_UNIT - 1) / MM_UNIT * MM_UNIT; at += MM_BLOCK) {
+        for (int v = 0; v < BLOCK_VECTORS; v++) {
+            y[v] = normalised(prologue, &n, x, at + v * VF_N, k);
+        }
+        quantise(y, ret++);
+    }
+}
+
+/* --- Finishing tiles */
+
+static inline vf activate(sobre_act act, vf x)
+{
+    switch (act) {
+    case SOBRE_ACT_SILU: return vf_silu(x);
+    case SOBRE_ACT_GELU_TANH: return vf_gelu_tanh(x);
+    case SOBRE_ACT_GELU_ERF: return vf_gelu_erf(x);
+    case SOBRE_ACT_RELU: return vf_max(vf_zero(), x); /* keeps NaN */
+    default: return x;
+    }
+}
+
+/* One vector of rows of every token; `n` of its lanes exist. */
+static inline void finish_rows(const mm_finish *f, const float *a, const float *b, int row, int n)
+{
+    const bool glu = f->glu != SOBRE_ACT_NONE;
+    const vf bias_a = f->bias[0] ? vf_load_n(f->bias[0] + row, n) : vf_zero();
+    const vf bias_b = glu && f->bias[1] ? vf_load_n(f->bias[1] + row, n) : vf_zero();
+    for (int32_t t = 0; t < f->n_tokens; t++) {
+        const int64_t at = t * f->out_stride + row;
+        vf y = vf_load(a + t * MM_PANEL + row);
+        if (f->bias[0]) y = vf_add(y, bias_a);
+        if (glu) {
+            vf up = vf_load(b + t * MM_PANEL + row);
+            if (f->bias[1]) up = vf_add(up, bias_b);
+            y = vf_mul(activate(f->glu, y), up);
+        }
+        if (n == VF_N) {
+            if (f->residual) y = vf_add(y, vf_load(f->residual + at));
+            vf_store(f->out + at, y);
+        } else {
+            if (f->residual) y = vf_add(y, vf_load_n(f->residual + at, n));
+            vf_store_n(f->out + at, y, n);
+        }
+    }
+}
+
+static void finish(const mm_finish *f, const float *a, const float *b)
+{
+    for (int row = 0; row < f->n_rows; row += VF_N) {
+        finish_rows(f, a, b, row, lanes_left(f->n_rows - row));
+    }
+}
+
+const mm_kernels MM_ISA_KERNELS = {
+    .isa = MM_ISA,
+    .tile = MM_TILE,
+    .q8 =
+        {
+            [MM_KIND_Q4] = q8_q4,
+            [MM_KIND_Q4_MIN] = q8_q4_min,
+            [MM_KIND_Q8] = q8_q8,
+            [MM_KIND_W32] = q8_w32,
+            [MM_KIND_W32_MIN] = q8_w32_min,
+            [MM_KIND_W16] = q8_w16,
+            [MM_KIND_W16_MIN] = q8_w16_min,
+        },
+    .decode =
+        {
+            [MM_KIND_Q4] = decode_q4,
+            [MM_KIND_Q4_MIN] = decode_q4_min,
+            [MM_KIND_Q8] = decode_q8,
+            [MM_KIND_W32] = decode_w32,
+            [MM_KIND_W32_MIN] = decode_w32_min,
+            [MM_KIND_W16] = decode_w16,
+            [MM_KIND_W16_MIN] = decode_w16_min,
+            [MM_KIND_F16] = decode_f16,
+            [MM_KIND_BF16] = decode_bf16,
+        },
+    .f32_tokens = f32_tokens,
+    .f32_panels = f32_panels,
+    .prepare_q8 = prepare_q8,
+    .prepare_f32 = prepare_f32,
+    .finish = finish,
+};
