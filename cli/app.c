@@ -101,8 +101,6 @@ int app_open_source(app *a, const sobre_source *source, const char *name)
         strcpy(a->path, name);
     }
     a->info = sobre_model_info_get(a->model);
-    for (int32_t i = 0; i < a->info->n_warnings && !a->args->quiet; i++)
-        warn("%s", a->info->warnings[i]);
     return -1;
 }
 
