@@ -43,7 +43,7 @@ static sobre_cpu_isa rig_isas[] = {SOBRE_CPU_SCALAR, SOBRE_CPU_AVX2, SOBRE_CPU_A
     }
 
 /* The instruction set that a test of RIG_TESTS is for; skips it where the processor has none. */
-static sobre_cpu_isa rig_isa(void **state)
+static inline sobre_cpu_isa rig_isa(void **state)
 {
     sobre_cpu_isa isa = *(sobre_cpu_isa *)*state, resolved;
     if (!cpu_isa_resolve(isa, &resolved)) {
