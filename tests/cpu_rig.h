@@ -53,18 +53,19 @@ static inline sobre_cpu_isa rig_isa(void **state)
     return isa;
 }
 
-static float rig_random(uint32_t *state)
+static inline float rig_random(uint32_t *state)
 {
     *state = *state * 1664525u + 1013904223u;
     return (float)(*state >> 8) / (float)(1 << 23) - 1.0f;
 }
 
-static void rig_fill(float *x, int64_t n, uint32_t seed)
+static inline void rig_fill(float *x, int64_t n, uint32_t seed)
 {
     for (int64_t i = 0; i < n; i++) x[i] = rig_random(&seed);
 }
 
-static void rig_open(rig *r, sobre_cpu_isa isa, int32_t n_threads, int32_t n_cols, int32_t n_rows)
+static inline void rig_open(rig *r, sobre_cpu_isa isa, int32_t n_threads, int32_t n_cols,
+                            int32_t n_rows)
 {
     enum { ARENA_SIZE = 8 << 20 };
     memset(r, 0, sizeof *r);
@@ -80,7 +81,7 @@ static void rig_open(rig *r, sobre_cpu_isa isa, int32_t n_threads, int32_t n_col
     memset(r->b->host_pointer(r->arena), 0xff, ARENA_SIZE);
 }
 
-static void rig_close(rig *r)
+static inline void rig_close(rig *r)
 {
     r->b->exec_free(r->exec);
     r->b->buffer_free(r->kv);
@@ -88,13 +89,13 @@ static void rig_close(rig *r)
     sobre_context_close(r->ctx);
 }
 
-static void *rig_data(rig *r, int32_t value)
+static inline void *rig_data(rig *r, int32_t value)
 {
     return (uint8_t *)r->b->host_pointer(r->arena) + r->spans[value].offset;
 }
 
-static int32_t rig_value(rig *r, sobre_value_kind kind, sobre_dtype dtype, int64_t rows, int64_t n,
-                         uint64_t size)
+static inline int32_t rig_value(rig *r, sobre_value_kind kind, sobre_dtype dtype, int64_t rows,
+                                int64_t n, uint64_t size)
 {
     assert_true(r->n_values < RIG_VALUES);
     sobre_value *v = &r->values[r->n_values];
@@ -108,14 +109,14 @@ static int32_t rig_value(rig *r, sobre_value_kind kind, sobre_dtype dtype, int64
 }
 
 /* An activation f32 [rows (may be T or R), n]. */
-static int32_t rig_input(rig *r, int64_t rows, int64_t n)
+static inline int32_t rig_input(rig *r, int64_t rows, int64_t n)
 {
     int64_t most = rows == SOBRE_DIM_T ? r->n_cols : rows == SOBRE_DIM_R ? r->n_rows : rows;
     return rig_value(r, SOBRE_VALUE_TEMP, SOBRE_F32, rows, n, (uint64_t)(most * n) * 4);
 }
 
 /* i32 [rows]. */
-static int32_t rig_ints(rig *r, int64_t rows)
+static inline int32_t rig_ints(rig *r, int64_t rows)
 {
     int64_t most = rows == SOBRE_DIM_T ? r->n_cols : r->n_rows;
     return rig_value(r, SOBRE_VALUE_INPUT, SOBRE_I32, rows, 0, (uint64_t)most * 4);
@@ -123,8 +124,8 @@ static int32_t rig_ints(rig *r, int64_t rows)
 
 /* A weight [rows, n] (rows 0: a vector [n]) of `dtype`, packed; x [rows * n] becomes what the type
  * can hold of it. */
-static int32_t rig_weight(rig *r, sobre_dtype dtype, uint32_t uses, int64_t rows, int64_t n,
-                          float *x)
+static inline int32_t rig_weight(rig *r, sobre_dtype dtype, uint32_t uses, int64_t rows, int64_t n,
+                                 float *x)
 {
     uint64_t row_size = 0, size = 0;
     int64_t n_rows = rows > 0 ? rows : 1;
@@ -146,14 +147,14 @@ static int32_t rig_weight(rig *r, sobre_dtype dtype, uint32_t uses, int64_t rows
 }
 
 /* A node with all slots empty. */
-static sobre_node rig_node(sobre_op op)
+static inline sobre_node rig_node(sobre_op op)
 {
     sobre_node node = {.op = op, .layer = -1, .n_in = SOBRE_MAX_IN, .n_out = 1};
     for (int i = 0; i < SOBRE_MAX_IN; i++) node.in[i] = -1;
     return node;
 }
 
-static void rig_add(rig *r, const sobre_node *node)
+static inline void rig_add(rig *r, const sobre_node *node)
 {
     assert_true(r->b->supports(r->entry->device, r->values, node));
     assert_true(r->n_nodes < RIG_NODES);
@@ -161,8 +162,8 @@ static void rig_add(rig *r, const sobre_node *node)
 }
 
 /* A cache of RIG_PAGES pages full of NaN. */
-static void rig_cache(rig *r, sobre_kv_type type, int32_t n_head_kv, int32_t head_dim,
-                      int32_t head_dim_v)
+static inline void rig_cache(rig *r, sobre_kv_type type, int32_t n_head_kv, int32_t head_dim,
+                             int32_t head_dim_v)
 {
     r->slot.desc = (sobre_kv_desc){type, n_head_kv, head_dim, head_dim_v};
     assert_ok(r->ctx, r->b->kv_page_size(r->entry->device, &r->slot.desc, &r->slot.page_size));
@@ -171,7 +172,7 @@ static void rig_cache(rig *r, sobre_kv_type type, int32_t n_head_kv, int32_t hea
     memset(r->b->host_pointer(r->kv), 0xff, (size_t)size);
 }
 
-static void rig_compile(rig *r)
+static inline void rig_compile(rig *r)
 {
     uint64_t size = 0;
     r->program = (sobre_program){.struct_size = sizeof r->program,
@@ -192,8 +193,8 @@ static void rig_compile(rig *r)
     assert_true(r->b->n_launches(r->exec) >= r->n_nodes);
 }
 
-static void rig_run(rig *r, int32_t n_cols, int32_t n_rows, const sobre_run_seq *seqs,
-                    int32_t n_seqs)
+static inline void rig_run(rig *r, int32_t n_cols, int32_t n_rows, const sobre_run_seq *seqs,
+                           int32_t n_seqs)
 {
     sobre_run run = {.struct_size = sizeof run,
                      .n_cols = n_cols,
@@ -207,7 +208,8 @@ static void rig_run(rig *r, int32_t n_cols, int32_t n_rows, const sobre_run_seq 
 }
 
 /* |x - reference| at most `tolerance` times the largest of the reference. */
-static void rig_close_to(const float *x, const double *reference, int64_t n, double tolerance)
+static inline void rig_close_to(const float *x, const double *reference, int64_t n,
+                                double tolerance)
 {
     double most = 0, worst = 0;
     int64_t at = 0;
