@@ -34,7 +34,7 @@ static sys_line read_message(text_buffer *text)
         char *line, *rest;
 
         if (!first) print_prompt("... ");
-        const sys_line result = sys_read_line(&line);
+        const sys_line result = sys_read_line(interrupt_pending, &line);
         if (result != SYS_LINE) return result;
         rest = line;
         if (first && strncmp(rest, quotes, 3) == 0) {

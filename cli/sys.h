@@ -21,11 +21,12 @@ typedef enum sys_input { SYS_INPUT_TERMINAL, SYS_INPUT_FILE, SYS_INPUT_STREAM } 
 sys_input sys_stdin_kind(void);
 /* Whether there is something to read, or the end, within the time. */
 bool sys_stdin_ready(int timeout_ms);
-/* One line of a terminal, without its end, malloc'ed. */
+/* One line of a terminal, without its end, malloc'ed. `interrupted` says whether the handler below
+ * has run: such a call returns at once, and one during the wait ends it. */
 typedef enum sys_line { SYS_LINE, SYS_LINE_END, SYS_LINE_INTERRUPTED } sys_line;
-sys_line sys_read_line(char **ret_line);
+sys_line sys_read_line(bool (*interrupted)(void), char **ret_line);
 
-/* --- Interrupts: Ctrl-C, and a polite request to end. The handler runs at any moment. */
+/* --- Interrupts: Ctrl-C. The handler runs at any moment. */
 void sys_on_interrupt(void (*handler)(void));
 void sys_exit_now(int code); /* from the handler */
 

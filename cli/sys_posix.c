@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/select.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,18 +43,37 @@ bool sys_stdin_ready(int timeout_ms)
     return poll(&fd, 1, timeout_ms) != 0; /* an error shows itself in reading */
 }
 
-sys_line sys_read_line(char **ret_line)
+/* Waits for input with the signal let in only inside the wait, so that none can slip through
+ * between the question and the wait. */
+static bool wait_for_line(bool (*interrupted)(void))
+{
+    sigset_t blocked, before;
+    fd_set input;
+    bool ready = false;
+
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGINT);
+    sigprocmask(SIG_BLOCK, &blocked, &before);
+    if (!interrupted()) {
+        FD_ZERO(&input);
+        FD_SET(STDIN_FILENO, &input);
+        ready = pselect(STDIN_FILENO + 1, &input, NULL, NULL, NULL, &before) > 0;
+    }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return ready;
+}
+
+sys_line sys_read_line(bool (*interrupted)(void), char **ret_line)
 {
     char *line = NULL;
     size_t capacity = 0;
 
-    errno = 0;
+    if (!wait_for_line(interrupted)) return SYS_LINE_INTERRUPTED;
     const ssize_t n = getline(&line, &capacity, stdin);
     if (n < 0) {
-        const bool interrupted = errno == EINTR;
         free(line);
         clearerr(stdin);
-        return interrupted ? SYS_LINE_INTERRUPTED : SYS_LINE_END;
+        return interrupted() ? SYS_LINE_INTERRUPTED : SYS_LINE_END;
     }
     if (n > 0 && line[n - 1] == '\n') line[n - 1] = 0;
     *ret_line = line;
@@ -80,7 +100,6 @@ void sys_on_interrupt(void (*handler)(void))
     /* Started in the background by a shell, the program leaves Ctrl-C to others. */
     if (sigaction(SIGINT, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
         sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
 }
 
 void sys_exit_now(int code)

@@ -83,18 +83,17 @@ bool sys_stdin_ready(int timeout_ms)
     }
 }
 
-sys_line sys_read_line(char **ret_line)
+sys_line sys_read_line(bool (*interrupted)(void), char **ret_line)
 {
     enum { SIZE = 1 << 16 };
     char *line = malloc(SIZE);
 
     if (!line) return SYS_LINE_END;
-    SetLastError(0);
     if (!fgets(line, SIZE, stdin)) {
-        const bool interrupted = GetLastError() == ERROR_OPERATION_ABORTED;
         free(line);
         clearerr(stdin);
-        return interrupted ? SYS_LINE_INTERRUPTED : SYS_LINE_END;
+        Sleep(50); /* Ctrl-C ends the read before its handler has run */
+        return interrupted() ? SYS_LINE_INTERRUPTED : SYS_LINE_END;
     }
     line[strcspn(line, "\r\n")] = 0;
     *ret_line = line;
