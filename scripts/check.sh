@@ -20,7 +20,7 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 status=0
 for dir in build build-san; do
     rm -f $dir/meson-logs/testlog.json
-    meson test -C $dir --no-rebuild --print-errorlogs || status=1
+    meson test -C $dir --no-rebuild --print-errorlogs --timeout-multiplier 3 || status=1
 done
 python3 scripts/summarise.py build build-san || status=1
 exit $status
