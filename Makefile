@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 # make run [PROMPT="..."] [DEVICE=cpu] [MODEL=file.gguf]   builds, fetches a small model, answers
-# make check                                               builds and runs all tests
+# make check [GOLDEN=folder]                               builds and runs all tests
 # make build, make clean                                   build/sobre; removes build/, build-san/
 PROMPT = What is the capital of France?
 DEVICE = auto
 MODEL =
-export PROMPT DEVICE MODEL
+GOLDEN =
+export PROMPT DEVICE MODEL GOLDEN
 
 run: build
 	@model=$${MODEL:-$$(./scripts/fetch-model.sh)} && \

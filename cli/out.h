@@ -10,7 +10,9 @@
 
 #include <jansson.h>
 
-#if defined(__GNUC__)
+#if defined(__MINGW32__)
+#define OUT_PRINTF(nth, args) __attribute__((format(gnu_printf, nth, args)))
+#elif defined(__GNUC__)
 #define OUT_PRINTF(nth, args) __attribute__((format(printf, nth, args)))
 #else
 #define OUT_PRINTF(nth, args)

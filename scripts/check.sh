@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: MIT
 # check.sh: sets up, builds and tests everything: a release build and one with the address and
 # undefined-behaviour sanitizers. The last line is "N passed, N failed, N skipped" over both.
-# With SOBRE_GOLDEN, or ../shared/golden, the tests also use the full golden data.
+# GOLDEN=folder: the tests also use the full golden data there.
 set -eu
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh build fetch test
 model=$(./scripts/fetch-model.sh)
-golden=${SOBRE_GOLDEN:-}
-if [ -z "$golden" ] && [ -d ../shared/golden ]; then golden=$(cd ../shared/golden && pwd); fi
+golden=${GOLDEN:+$(cd "$GOLDEN" && pwd)}
 options="-Dtests=enabled -Dmodel=$model -Dgolden_dir=$golden"
 
 ./scripts/build.sh build all $options

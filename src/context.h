@@ -11,7 +11,9 @@
 
 #include "os.h"
 
-#if defined(__GNUC__)
+#if defined(__MINGW32__)
+#define SOBRE_PRINTF(nth, args) __attribute__((format(gnu_printf, nth, args)))
+#elif defined(__GNUC__)
 #define SOBRE_PRINTF(nth, args) __attribute__((format(printf, nth, args)))
 #else
 #define SOBRE_PRINTF(nth, args)
