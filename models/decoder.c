@@ -350,8 +350,9 @@ static sobre_status build_graph(builder *b)
              tensor(b, false, 1, hp->n_embd, 0, "output_norm.bias", 0, ""));
     head = tensor(b, false, 2, hp->n_vocab, hp->n_embd, "output.weight", 0, "");
     x = matmul(b, x, head < 0 ? table : head, -1); /* no separate head: it is tied to the table */
+    if (b->status < 0) return b->status;
     sobre_graph_output(b->g, x, "logits");
-    return b->status < 0 ? b->status : sobre_graph_check(b->g);
+    return sobre_graph_check(b->g);
 }
 
 /* The table's rows are the vocabulary; a tokenizer with more tokens would give ids that have no

@@ -223,7 +223,7 @@ static sobre_status load_tasks(load_job *job)
 static sobre_status load_device(sobre_model *m, int32_t d, uint32_t *uses)
 {
     const device_entry *e = m->devices.entries[d];
-    uint64_t size;
+    uint64_t size = 0;
 
     weight_uses(m->fused, &m->devices, d, uses);
     TRY(lay_out(m->ctx, m->fused, &m->devices, d, uses, m->w.spans, &size));

@@ -303,7 +303,7 @@ static void test_greedy(void **state)
 {
     enum { N = 20 };
     int32_t ids[8], want[N];
-    answer a[8] = {{0}};
+    answer a[8] = {{.text = ""}};
     sobre_session *s = open_session(NULL);
     test_ids(ids, 8, N_VOCAB, 5);
     assert_ok(ctx, eval(s, 0, ids, 8, SOBRE_WANT_LAST));
@@ -335,7 +335,7 @@ static void test_greedy(void **state)
 static void test_alone_and_in_a_batch(void **state)
 {
     enum { N = 32 };
-    answer together[8] = {{0}};
+    answer together[8] = {{.text = ""}};
     const int32_t lengths[] = {1, 40, 7, 90, 3};
     const sobre_sampling *o = SOBRE(sampling, .max_tokens = N, .ignore_eos = 1);
     int32_t ids[100];
@@ -347,7 +347,7 @@ static void test_alone_and_in_a_batch(void **state)
     }
     generate(s, together);
     for (int32_t i = 0; i < 5; i++) {
-        answer alone[8] = {{0}};
+        answer alone[8] = {{.text = ""}};
         sobre_session *one = open_session(NULL);
         assert_ok(ctx, sobre_session_sampling(one, 0, o));
         assert_ok(ctx, sobre_session_prompt_ids(one, 0, ids + i, (size_t)lengths[i]));
@@ -392,7 +392,7 @@ static void test_finish(void **state)
     sobre_session *s = open_session(NULL);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sobre_sampling o = cases[i].o;
-        answer a[8] = {{0}};
+        answer a[8] = {{.text = ""}};
         int32_t start = 65;
         assert_ok(ctx, sobre_seq_truncate(s, 2, 0));
         assert_ok(ctx, sobre_session_sampling(s, 2, saying(&bias, cases[i].id, &o)));
@@ -446,7 +446,7 @@ static void test_events(void **state)
 
 static void test_prompt_text(void **state)
 {
-    answer a[8] = {{0}};
+    answer a[8] = {{.text = ""}};
     int32_t ids[64];
     size_t n;
     sobre_logit_bias bias;
@@ -479,7 +479,7 @@ static void test_chat(void **state)
     sobre_logit_bias bias;
     assert_ok(ctx, sobre_tokenize(model, text, strlen(text), SOBRE_TOKENIZE_NO_BOS, ids, 256, &n));
     for (int ended = 0; ended < 2; ended++) {
-        answer a[8] = {{0}};
+        answer a[8] = {{.text = ""}};
         sobre_session *s = open_session(NULL);
         const int32_t end = EOT;
         assert_ok(ctx, sobre_session_sampling(
@@ -504,7 +504,7 @@ static void test_chat(void **state)
 static void test_full_error(void **state)
 {
     int32_t ids[64], start = 66;
-    answer a[8] = {{0}};
+    answer a[8] = {{.text = ""}};
     const sobre_event *e;
     sobre_session *s = open_session(SOBRE(session_options, .n_ctx = 40));
     test_ids(ids, 64, N_VOCAB, 8);
@@ -539,7 +539,7 @@ static void test_full_shift(void **state)
     enum { N_CTX = 40, N_KEEP = 4 };
     int32_t ids[64], want[64];
     float logits[N_VOCAB];
-    answer a[8] = {{0}};
+    answer a[8] = {{.text = ""}};
     const sobre_session_options *o = SOBRE(session_options, .n_ctx = N_CTX, .exact = 1,
                                            .full = SOBRE_FULL_SHIFT, .n_keep = N_KEEP);
     sobre_session *s = open_session(o), *fresh = open_session(o);
@@ -637,8 +637,9 @@ static void test_submit(void **state)
     }
     /* Errors come with their message to the waiting thread. */
     assert_ok(ctx,
-              sobre_session_submit(s, SOBRE(batch, .entries = &(sobre_entry){1, 0, N, 0, ids, NULL},
-                                            .n_entries = 1)));
+              sobre_session_submit(
+                  s, SOBRE(batch, .entries = &(sobre_entry){.seq = 1, .n_tokens = N, .ids = ids},
+                           .n_entries = 1)));
     sobre_session_cancel(s);
     sobre_status status = sobre_session_wait(s, -1);
     if (status < 0) {
@@ -649,8 +650,9 @@ static void test_submit(void **state)
     /* Closing while a batch runs. */
     assert_ok(ctx, sobre_seq_truncate(s, 1, 0));
     assert_ok(ctx,
-              sobre_session_submit(s, SOBRE(batch, .entries = &(sobre_entry){1, 0, N, 0, ids, NULL},
-                                            .n_entries = 1)));
+              sobre_session_submit(
+                  s, SOBRE(batch, .entries = &(sobre_entry){.seq = 1, .n_tokens = N, .ids = ids},
+                           .n_entries = 1)));
     sobre_session_close(s);
 }
 
@@ -658,10 +660,10 @@ static void test_submit(void **state)
 static void test_poll(void **state)
 {
     int32_t ids[20];
-    answer want[8] = {{0}};
+    answer want[8] = {{.text = ""}};
     test_ids(ids, 20, N_VOCAB, 12);
     for (int way = 0; way < 3; way++) {
-        answer a[8] = {{0}};
+        answer a[8] = {{.text = ""}};
         const sobre_event *e;
         sobre_status status;
         sobre_session *s = open_session(NULL);
