@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Times of products on one thread: bytes a second for one token and operations a second for many,
- * beside what the machine reads and multiplies at most, probed around each. */
+/* Times of products on one thread, beside what the machine multiplies and reads at most. A product
+ * and its probe take turns in slices of about a millisecond and the best slice of each counts, so
+ * that other programs disturb little. */
 #ifndef MM_BENCH_H
 #define MM_BENCH_H
 
@@ -15,71 +16,62 @@ static inline double bench_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* GB/s of plain reads of a buffer. */
-static inline double bench_read_peak(const uint64_t *data, size_t size)
-{
-    uint64_t sums[8] = {0};
-    double start = bench_now();
-    for (size_t i = 0; i + 8 <= size / 8; i += 8) {
-        for (int j = 0; j < 8; j++) sums[j] += data[i + (size_t)j];
-    }
-    double seconds = bench_now() - start;
-    volatile uint64_t sink =
-        sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
-    (void)sink;
-    return (double)size / seconds / 1e9;
-}
-
-/* Best of a few runs of a job, in seconds. */
-static inline double bench_job(mm_job *job, int n_runs)
-{
-    double best = 1e30;
-    for (int i = 0; i < n_runs; i++) {
-        atomic_store(&job->next, 0);
-        double start = bench_now();
-        mm_run(job, 0, 1);
-        double seconds = bench_now() - start;
-        if (seconds < best) best = seconds;
-    }
-    return best;
-}
+/* --- Probes: operations or bytes a second in billions */
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-/* GOPS of byte products and 16-bit sums that depend on nothing but themselves; and of f32 FMA. */
+/* Byte products and 16-bit sums that wait for nothing. */
 __attribute__((target("avx2"))) static inline double bench_int8_peak(void)
 {
-    enum { N = 20000000 };
-    __m256i sum[8], w = _mm256_set1_epi8(3), x = _mm256_set1_epi8(5);
-    for (int i = 0; i < 8; i++) sum[i] = _mm256_setzero_si256();
+    enum { N = 1000000, CHAINS = 8 };
+    __m256i sum[CHAINS], w = _mm256_set1_epi8(3), x = _mm256_set1_epi8(5);
+    for (int i = 0; i < CHAINS; i++) sum[i] = _mm256_setzero_si256();
     double start = bench_now();
-    for (int n = 0; n < N / 8; n++) {
-        for (int i = 0; i < 8; i++) {
+    for (int n = 0; n < N; n++) {
+        for (int i = 0; i < CHAINS; i++) {
             __asm__ volatile("" : "+x"(w));
             sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(w, x));
         }
     }
     double seconds = bench_now() - start;
-    for (int i = 0; i < 8; i++) __asm__ volatile("" : : "x"(sum[i]));
-    return 64.0 * N / seconds / 1e9;
+    for (int i = 0; i < CHAINS; i++) __asm__ volatile("" : : "x"(sum[i]));
+    return 64.0 * CHAINS * N / seconds / 1e9;
 }
 
 __attribute__((target("avx2,fma"))) static inline double bench_f32_peak(void)
 {
-    enum { N = 20000000 };
-    __m256 sum[10], w = _mm256_set1_ps(1e-9f);
-    for (int i = 0; i < 10; i++) sum[i] = _mm256_setzero_ps();
+    enum { N = 500000, CHAINS = 10 };
+    __m256 sum[CHAINS], w = _mm256_set1_ps(1e-9f);
+    for (int i = 0; i < CHAINS; i++) sum[i] = _mm256_setzero_ps();
     double start = bench_now();
-    for (int n = 0; n < N / 10; n++) {
-        for (int i = 0; i < 10; i++) {
+    for (int n = 0; n < N; n++) {
+        for (int i = 0; i < CHAINS; i++) {
             __asm__ volatile("" : "+x"(w));
             sum[i] = _mm256_fmadd_ps(w, w, sum[i]);
         }
     }
     double seconds = bench_now() - start;
-    for (int i = 0; i < 10; i++) __asm__ volatile("" : : "x"(sum[i]));
-    return 16.0 * N / seconds / 1e9;
+    for (int i = 0; i < CHAINS; i++) __asm__ volatile("" : : "x"(sum[i]));
+    return 16.0 * CHAINS * N / seconds / 1e9;
+}
+
+__attribute__((target("avx2"))) static inline double bench_read_peak(const uint8_t *data,
+                                                                     size_t size)
+{
+    enum { CHAINS = 8 };
+    __m256i sum[CHAINS];
+    for (int j = 0; j < CHAINS; j++) sum[j] = _mm256_setzero_si256();
+    double start = bench_now();
+    for (size_t i = 0; i + CHAINS * 32 <= size; i += CHAINS * 32) {
+        for (size_t j = 0; j < CHAINS; j++) {
+            __m256i v = _mm256_load_si256((const __m256i *)(data + i + 32 * j));
+            sum[j] = _mm256_add_epi64(sum[j], v);
+        }
+    }
+    double seconds = bench_now() - start;
+    for (int j = 0; j < CHAINS; j++) __asm__ volatile("" : : "x"(sum[j]));
+    return (double)size / seconds / 1e9;
 }
 #else
 static inline double bench_int8_peak(void)
@@ -90,74 +82,105 @@ static inline double bench_f32_peak(void)
 {
     return NAN;
 }
+static inline double bench_read_peak(const uint8_t *data, size_t size)
+{
+    return NAN;
+}
 #endif
 
-/* One type: rows x cols weights, decode over memory larger than caches, prefill over 512 tokens. */
+/* --- Products */
+
+static inline double bench_job(mm_job *job)
+{
+    atomic_store(&job->next, 0);
+    double start = bench_now();
+    mm_run(job, 0, 1);
+    return bench_now() - start;
+}
+
+static inline double best(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+enum { BENCH_COLS = 1536, BENCH_ROWS = 576, BENCH_TOKENS = 128, BENCH_SLICES = 60 };
+
+/* One token over more weights than caches hold: the packed matrix many times, a slice at a time. */
+static inline void bench_decode(mm_job job, double *ret_rate, double *ret_peak)
+{
+    enum { STREAM = 192 << 20, N_SLICES = 48 };
+    const mm_weight w = job.w[0];
+    const uint64_t matrix_size = w.panel_size * (BENCH_ROWS / MM_PANEL);
+    const uint64_t n_copies = STREAM / matrix_size, per_slice = n_copies / N_SLICES;
+    const uint64_t slice = per_slice * matrix_size;
+    uint8_t *many = rig_alloc(n_copies * matrix_size);
+    for (uint64_t i = 0; i < n_copies; i++) {
+        memcpy(many + matrix_size * i, w.data, (size_t)matrix_size);
+    }
+    float *out = rig_alloc(per_slice * BENCH_ROWS * sizeof(float));
+    job.w[0].n_rows = (int64_t)per_slice * BENCH_ROWS;
+    job.out[0] = out;
+    job.n_tokens = 1;
+    *ret_rate = *ret_peak = 0;
+    for (int i = 0; i < 2 * N_SLICES; i++) { /* a slice and the next: never one just read */
+        const uint64_t at = (uint64_t)(i % N_SLICES) * slice;
+        if (i % 2 == i / N_SLICES) {
+            job.w[0].data = many + at;
+            *ret_rate = best(*ret_rate, (double)slice / bench_job(&job) / 1e9);
+        } else {
+            *ret_peak = best(*ret_peak, bench_read_peak(many + at, (size_t)slice));
+        }
+    }
+    free(many);
+    free(out);
+}
+
 static inline void bench_type(const mm_kernels *kernels, sobre_dtype dtype, bool exact)
 {
-    enum { COLS = 1536, ROWS = 576, TOKENS = 512, STREAM = 96 << 20 };
     static const mm_prologue as_is = {.norm = {SOBRE_NORM_NONE, 0}};
-    uint8_t *data = rig_weights(dtype, ROWS, COLS, 1);
-    mm_weight w = rig_pack(dtype, ROWS, COLS, data);
-    const uint64_t file_size = rig_row_size(dtype, COLS) * ROWS;
-    double start = bench_now();
-    for (int i = 0; i < 10; i++) {
-        mm_pack(&rig_host, &w, "w", (uint8_t *)(uintptr_t)w.data, 0, ROWS, data);
-    }
-    const double pack = 10 * (double)file_size / (bench_now() - start) / 1e9;
-
+    const size_t n_x = (size_t)BENCH_TOKENS * BENCH_COLS;
+    uint8_t *data = rig_weights(dtype, BENCH_ROWS, BENCH_COLS, 1);
+    mm_weight w = rig_pack(dtype, BENCH_ROWS, BENCH_COLS, data);
     const mm_act act = mm_act_for(&w, exact);
-    float *x = rig_alloc(TOKENS * COLS * sizeof(float));
+    float *x = rig_alloc(n_x * sizeof(float)), *out = rig_alloc(n_x * sizeof(float));
     uint32_t seed = 7;
-    for (int i = 0; i < TOKENS * COLS; i++) x[i] = rig_random(&seed);
-    void *prepared = rig_prepare(kernels, act, &as_is, x, COLS, TOKENS);
-    start = bench_now();
-    mm_act_prepare(kernels, act, &as_is, x, COLS, TOKENS, 0, TOKENS, prepared);
-    const double prepare = TOKENS * COLS / (bench_now() - start) / 1e9;
-
-    float *out = rig_alloc(TOKENS * ROWS * sizeof(float));
-    mm_job job = {.kernels = kernels, .n_tokens = TOKENS, .n_weights = 1, .exact = exact};
+    for (size_t i = 0; i < n_x; i++) x[i] = rig_random(&seed);
+    void *prepared = rig_prepare(kernels, act, &as_is, x, BENCH_COLS, BENCH_TOKENS);
+    mm_job job = {.kernels = kernels, .n_tokens = BENCH_TOKENS, .n_weights = 1, .exact = exact};
     job.w[0] = w;
     job.act[0] = prepared;
     job.out[0] = out;
-    const double peak = act == MM_ACT_Q8 ? bench_int8_peak() : bench_f32_peak();
-    const double prefill = 2.0 * TOKENS * COLS * ROWS / bench_job(&job, 5) / 1e9;
 
-    /* The same panels many times over. */
-    const int64_t n_copies = STREAM / (int64_t)(w.panel_size * (ROWS / MM_PANEL));
-    const uint64_t size = w.panel_size * (ROWS / MM_PANEL) * (uint64_t)n_copies;
-    uint8_t *many = rig_alloc(size);
-    for (int64_t i = 0; i < n_copies; i++) {
-        memcpy(many + size / (uint64_t)n_copies * (uint64_t)i, w.data,
-               (size_t)(size / (uint64_t)n_copies));
+    double peak = 0, prefill = 0, pack = 0, prepare = 0, decode, read_peak;
+    for (int i = 0; i < BENCH_SLICES; i++) {
+        peak = best(peak, act == MM_ACT_Q8 ? bench_int8_peak() : bench_f32_peak());
+        prefill = best(prefill, 2.0 * (double)n_x * BENCH_ROWS / bench_job(&job) / 1e9);
+        double start = bench_now();
+        mm_act_prepare(kernels, act, &as_is, x, BENCH_COLS, BENCH_TOKENS, 0, BENCH_TOKENS,
+                       prepared);
+        prepare = best(prepare, (double)n_x / (bench_now() - start) / 1e9);
     }
-    float *out_many = rig_alloc((uint64_t)(ROWS * n_copies) * sizeof(float));
-    job.w[0].data = many;
-    job.w[0].n_rows = ROWS * n_copies;
-    job.out[0] = out_many;
-    job.n_tokens = 1;
-    double read_peak = 0;
-    for (int i = 0; i < 3; i++) {
-        double peak_now = bench_read_peak((const uint64_t *)many, size);
-        if (peak_now > read_peak) read_peak = peak_now;
+    for (int i = 0; i < 8; i++) {
+        double start = bench_now();
+        mm_pack(&rig_host, &w, "w", (uint8_t *)(uintptr_t)w.data, 0, BENCH_ROWS, data);
+        pack = best(pack, (double)rig_row_size(dtype, BENCH_COLS) * BENCH_ROWS /
+                              (bench_now() - start) / 1e9);
     }
-    const double decode = (double)size / bench_job(&job, 3) / 1e9;
-    printf(
-        "%-8s %-5s %7.1f of %6.1f GOPS %3.0f %%   %5.1f of %5.1f GB/s %3.0f %%   pack %5.2f GB/s  "
-        "prepare %5.2f G/s\n",
-        dtype_get(dtype)->name, act == MM_ACT_Q8 ? "int8" : "f32", prefill, peak,
-        100 * prefill / peak, decode, read_peak, 100 * decode / read_peak, pack, prepare);
+    bench_decode(job, &decode, &read_peak);
+    printf("%-5s %-4s  %6.1f of %6.1f GOPS %3.0f %%   %5.1f of %5.1f GB/s %3.0f %%   %5.2f GB/s   "
+           "%5.2f G/s\n",
+           dtype_get(dtype)->name, act == MM_ACT_Q8 ? "int8" : "f32", prefill, peak,
+           100 * prefill / peak, decode, read_peak, 100 * decode / read_peak, pack, prepare);
     fflush(stdout);
-    free(many);
-    free(out_many);
+    free(x);
     free(out);
     free(prepared);
-    free(x);
     free(data);
     free((void *)(uintptr_t)w.data);
 }
 
-static inline int bench(void)
+/* `only`: a type's name, or NULL for all. */
+static inline int bench(const char *only)
 {
     static const struct {
         sobre_dtype dtype;
@@ -166,10 +189,12 @@ static inline int bench(void)
                  {SOBRE_Q6_K, false}, {SOBRE_Q2_K, false}, {SOBRE_F16, false},  {SOBRE_BF16, false},
                  {SOBRE_F32, false},  {SOBRE_Q4_1, true},  {SOBRE_Q8_0, true}};
     const mm_kernels *kernels = mm_kernels_get(SOBRE_CPU_BEST);
-    printf("%s, one thread; prefill of 512 tokens beside the multiplier's peak (AVX2), decode "
-           "beside plain reads\n",
-           cpu_isa_name(kernels->isa));
+    printf("%s, one thread; peaks are those of AVX2 and of plain reads\n"
+           "weights act   %d tokens                 one token                pack         "
+           "prepare\n",
+           cpu_isa_name(kernels->isa), BENCH_TOKENS);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        if (only && strcmp(only, dtype_get(cases[i].dtype)->name) != 0) continue;
         bench_type(kernels, cases[i].dtype, cases[i].exact);
     }
     return 0;

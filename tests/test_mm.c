@@ -3,7 +3,7 @@
  * Matrix products: every type of weight, both kinds of activations and every instruction set
  * against double precision, with odd shapes and a tolerance from the length of the sum; the same
  * bits however the work is batched and shared. mm_simde is this test with AVX-512 through SIMDe.
- * `test_mm --bench` times the products beside the machine's peaks instead.
+ * `test_mm --bench [TYPE]` times the products beside the machine's peaks instead.
  */
 #include "mm_rig.h"
 
@@ -563,16 +563,18 @@ static void test_not_finite(void **state)
             const int row = bad ? ROWS - 1 : 3;
             uint8_t *at = data + (uint64_t)row * row_size + cases[i].at +
                           (bad ? row_size - (uint64_t)info->size : 0);
-            uint8_t kept[8], text[32];
-            memcpy(kept, at, sizeof(kept));
-            memset(at, 0xff, (size_t)cases[i].size);
+            const size_t size = (size_t)cases[i].size;
+            uint8_t kept[8];
+            char text[32];
+            memcpy(kept, at, size);
+            memset(at, 0xff, size);
             assert_int_equal(mm_pack(&rig_host, &w, "blk.0.w", packed, 0, ROWS, data),
                              SOBRE_BAD_FORMAT);
-            snprintf((char *)text, sizeof(text), "row %d ", row);
-            assert_non_null(strstr(rig_message, (char *)text));
+            snprintf(text, sizeof(text), "row %d ", row);
+            assert_non_null(strstr(rig_message, text));
             assert_non_null(strstr(rig_message, "blk.0.w"));
             assert_non_null(strstr(rig_message, "fetch it again"));
-            memcpy(at, kept, sizeof(kept));
+            memcpy(at, kept, size);
         }
         free(packed);
         free(data);
@@ -602,7 +604,7 @@ static void test_layout(void **state)
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench();
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench(argc > 2 ? argv[2] : NULL);
     for (int v = 0; v < N_ISAS; v++) {
         if (mm_kernels_get(isas[v])) continue;
         print_message("skipped on this processor: %s\n", cpu_isa_name(isas[v]));

@@ -8,7 +8,7 @@
 #include "cpu.h"
 
 enum {
-    GROUP = MM_F32_PANELS,      /* panels that a task goes through together */
+    GROUP = MM_STREAM_PANELS,   /* panels that a task goes through together */
     FEW_TOKENS = 8,             /* up to here weights are streamed once, in static shares */
     MAX_TOKEN_BLOCK = 128,      /* tokens in a task */
     MIN_TOKEN_BLOCK = 32,       /* a multiple of every tile */
@@ -89,33 +89,39 @@ static void multiply_f32(const mm_kernels *kernels, const mm_weight *w, const vo
                          const range *r, float *ret, int64_t sum_stride)
 {
     float decoded[GROUP][MM_UNIT * MM_PANEL];
-    const float *in[GROUP];
+    const uint8_t *in[GROUP] = {0};
     mm_kind kind = mm_kind_of(w);
-    int64_t stride = mm_act_floats(w->n_cols);
+    const int64_t stride = mm_act_floats(w->n_cols);
+    const float *x = (const float *)act + r->token * stride;
     for (int32_t p = 0; p < r->n_panels; p++) {
+        in[p] = w->data + (uint64_t)(r->panel + p) * w->panel_size;
         memset(ret + p * sum_stride, 0, (size_t)r->n_tokens * MM_PANEL * sizeof(float));
     }
-    for (int64_t col = 0; col < w->n_cols; col += MM_UNIT) {
-        const float *x = (const float *)act + r->token * stride + col;
+    if (r->n_tokens == 1 && r->n_panels == GROUP && kernels->stream[kind]) {
+        kernels->stream[kind](in, w->n_cols, x, ret, sum_stride);
+        return;
+    }
+    for (int64_t col = 0; col < w->n_cols; col += MM_UNIT, x += MM_UNIT) {
         int32_t k = w->n_cols - col < MM_UNIT ? (int32_t)(w->n_cols - col) : MM_UNIT;
+        const uint8_t *tile[GROUP];
         for (int32_t p = 0; p < r->n_panels; p++) {
-            const uint8_t *unit = w->data + (uint64_t)(r->panel + p) * w->panel_size +
-                                  (uint64_t)(col / MM_UNIT) * (uint64_t)mm_kinds[kind].unit_size;
-            in[p] = (const float *)unit;
+            tile[p] = in[p];
             if (kernels->decode[kind]) {
-                kernels->decode[kind](unit, k, decoded[p]);
-                in[p] = decoded[p];
+                kernels->decode[kind](in[p], k, decoded[p]);
+                tile[p] = (const uint8_t *)decoded[p];
             }
+            in[p] += mm_kinds[kind].unit_size;
         }
         for (int32_t t = 0; t < r->n_tokens; t += kernels->tile) {
             int32_t n = r->n_tokens - t < kernels->tile ? r->n_tokens - t : kernels->tile;
             float *acc = ret + t * MM_PANEL;
             if (n == 1 && r->n_panels == GROUP) {
-                kernels->f32_panels(in, k, x + t * stride, acc, sum_stride);
+                kernels->stream[MM_KIND_F32](tile, k, x + t * stride, acc, sum_stride);
                 continue;
             }
             for (int32_t p = 0; p < r->n_panels; p++) {
-                kernels->f32_tokens(in[p], k, x + t * stride, stride, n, acc + p * sum_stride);
+                kernels->f32_tokens((const float *)tile[p], k, x + t * stride, stride, n,
+                                    acc + p * sum_stride);
             }
         }
     }

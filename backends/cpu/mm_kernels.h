@@ -10,8 +10,8 @@
  * where a word holds 4 bytes of each of the 16 rows: byte row * 4 + j. Word i of a 4-bit block has
  * columns 4i + j in its low nibbles and 16 + 4i + j in its high ones (4 words, 256 bytes); of an
  * 8-bit block columns 4i + j (8 words, 512 bytes). Bytes and nibbles are unsigned, what the
- * byte-wise dot products want: Q4 holds q + 8, Q4_MIN q, the 8-bit kinds q + 128. Columns beyond
- * the last have d = m = 0. A float kind is just [n_cols][16].
+ * byte-wise dot products want: q + bias. Columns beyond the last have d = m = 0. A float kind is
+ * just [n_cols][16].
  *
  * Numbers: an int8 product is acc = fma(d_w * d_x, dot, acc), then with a minimum
  * acc = fma(m_w, d_x * sum, acc), group by group in ascending order; dots and sums are exact
@@ -27,9 +27,9 @@
 #include "mm.h"
 
 enum {
-    MM_UNIT = 64,     /* columns */
-    MM_BLOCK = 32,    /* columns that share an activation scale */
-    MM_F32_PANELS = 4 /* panels that a single token's f32 product runs through together */
+    MM_UNIT = 64,        /* columns */
+    MM_BLOCK = 32,       /* columns that share an activation scale */
+    MM_STREAM_PANELS = 4 /* panels that a single token's f32 product runs through together */
 };
 
 /* For the bodies that kernels are made from: their constants must be seen, and short loops spread
@@ -65,16 +65,17 @@ typedef struct mm_kind_info {
     int32_t group;      /* 0 for floats */
     int32_t scale_size; /* bytes of a d or m */
     bool has_min;
-    int32_t bias; /* stored minus real value */
+    int32_t bias;    /* stored minus real value */
+    int32_t largest; /* stored value */
     /* Bytes into a unit, and its size. */
     int32_t m_at, w_at, unit_size;
 } mm_kind_info;
 
 /* Here, so that kernels made for one kind see constants. */
-#define MM_QUANT_KIND(form_, bits_, group_, scale_, min_, bias_)                               \
+#define MM_QUANT_KIND(form_, bits_, group_, scale_, min_, bias_, largest_)                     \
     {                                                                                          \
         .form = form_, .bits = bits_, .group = group_, .scale_size = scale_, .has_min = min_,  \
-        .bias = bias_, .m_at = MM_UNIT / group_ * MM_PANEL * scale_,                           \
+        .bias = bias_, .largest = largest_, .m_at = MM_UNIT / group_ * MM_PANEL * scale_,      \
         .w_at = (1 + min_) * MM_UNIT / group_ * MM_PANEL * scale_,                             \
         .unit_size =                                                                           \
             (1 + min_) * MM_UNIT / group_ * MM_PANEL * scale_ + MM_UNIT * MM_PANEL * bits_ / 8 \
@@ -85,13 +86,13 @@ typedef struct mm_kind_info {
     }
 
 static const mm_kind_info mm_kinds[MM_N_KINDS] = {
-    [MM_KIND_Q4] = MM_QUANT_KIND(MM_Q4, 4, 32, 2, false, 8),
-    [MM_KIND_Q4_MIN] = MM_QUANT_KIND(MM_Q4_MIN, 4, 32, 2, true, 0),
-    [MM_KIND_Q8] = MM_QUANT_KIND(MM_Q8, 8, 32, 2, false, 128),
-    [MM_KIND_W32] = MM_QUANT_KIND(MM_WIDE, 8, 32, 4, false, 128),
-    [MM_KIND_W32_MIN] = MM_QUANT_KIND(MM_WIDE_MIN, 8, 32, 4, true, 128),
-    [MM_KIND_W16] = MM_QUANT_KIND(MM_WIDE, 8, 16, 4, false, 128),
-    [MM_KIND_W16_MIN] = MM_QUANT_KIND(MM_WIDE_MIN, 8, 16, 4, true, 128),
+    [MM_KIND_Q4] = MM_QUANT_KIND(MM_Q4, 4, 32, 2, false, 8, 15),
+    [MM_KIND_Q4_MIN] = MM_QUANT_KIND(MM_Q4_MIN, 4, 32, 2, true, 0, 15),
+    [MM_KIND_Q8] = MM_QUANT_KIND(MM_Q8, 8, 32, 2, false, 128, 255),
+    [MM_KIND_W32] = MM_QUANT_KIND(MM_WIDE, 8, 32, 4, false, 128, 255),
+    [MM_KIND_W32_MIN] = MM_QUANT_KIND(MM_WIDE_MIN, 8, 32, 4, true, 0, 31),
+    [MM_KIND_W16] = MM_QUANT_KIND(MM_WIDE, 8, 16, 4, false, 32, 63),
+    [MM_KIND_W16_MIN] = MM_QUANT_KIND(MM_WIDE_MIN, 8, 16, 4, true, 0, 31),
     [MM_KIND_F16] = MM_FLOAT_KIND(MM_F16, 16),
     [MM_KIND_BF16] = MM_FLOAT_KIND(MM_BF16, 16),
     [MM_KIND_F32] = MM_FLOAT_KIND(MM_F32, 32),
@@ -157,10 +158,10 @@ typedef struct mm_kernels {
     /* acc [n_tokens][16] += w [k][16] times n_tokens <= tile columns. */
     void (*f32_tokens)(const float *w, int32_t k, const float *x, int64_t x_stride,
                        int32_t n_tokens, float *acc);
-    /* The same for one token and MM_F32_PANELS panels; panel i's sums are at acc + i * acc_stride.
-     */
-    void (*f32_panels)(const float *const *w, int32_t k, const float *x, float *acc,
-                       int64_t acc_stride);
+    /* The same for one token and MM_STREAM_PANELS panels of a float kind, k columns of them; panel
+     * i's sums are at acc + i * acc_stride. NULL for quantised kinds. */
+    void (*stream[MM_N_KINDS])(const uint8_t *const *panels, int64_t k, const float *x, float *acc,
+                               int64_t acc_stride);
 
     /* One row: normalised, converted, padded with zeros to whole units. */
     void (*prepare_q8)(const mm_prologue *prologue, const float *x, int64_t k, mm_act_block *ret);

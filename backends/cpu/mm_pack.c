@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Packing weights into panels, and rows back out of them. The layouts are in mm_kernels.h. */
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -29,13 +30,13 @@ sobre_status mm_layout(const sobre_host *host, const sobre_weight *weight, mm_we
                        uint64_t *ret_size)
 {
     const dtype_info *info = dtype_get(weight->dtype);
-    if (!info->name || !(info->is_quant || info->is_float)) {
+    const quant_form *quant = quant_form_get(weight->dtype);
+    if (!info->name || !(quant || info->is_float)) {
         return host->fail(host->context, SOBRE_UNSUPPORTED,
                           "tensor '%s': type %s cannot be a matrix; use one of floats or of "
                           "quantised blocks",
                           weight->name, info->name ? info->name : "of unknown number");
     }
-    const quant_form *quant = quant_form_get(weight->dtype);
     mm_weight w = {
         .dtype = weight->dtype,
         .form = form_for(weight->dtype),
@@ -44,6 +45,8 @@ sobre_status mm_layout(const sobre_host *host, const sobre_weight *weight, mm_we
         .n_cols = weight->n_cols,
     };
     const mm_kind_info *kind = &mm_kinds[mm_kind_of(&w)];
+    assert(!quant ||
+           (quant->q_min + kind->bias >= 0 && quant->q_max + kind->bias <= kind->largest));
     uint64_t n_cols = (uint64_t)w.n_cols, n_panels, size;
     bool fits =
         w.n_rows > 0 && w.n_cols > 0 && checked_add((uint64_t)w.n_rows, MM_PANEL - 1, &n_panels);
@@ -126,6 +129,7 @@ static bool pack_wide(const mm_kind_info *kind, const mm_weight *w, const uint8_
                       uint8_t *panel)
 {
     int8_t q[CHUNK];
+    uint8_t stored[CHUNK];
     float d[CHUNK / 16], m[CHUNK / 16];
     const dtype_info *info = dtype_get(w->dtype);
     bool finite = true;
@@ -141,12 +145,10 @@ static bool pack_wide(const mm_kind_info *kind, const mm_weight *w, const uint8_
             memcpy(scales, &d[g], 4);
             if (kind->has_min) memcpy(scales + kind->m_at, &m[g], 4);
         }
+        for (int i = 0; i < n; i++) stored[i] = (uint8_t)(q[i] + kind->bias);
         for (int i = 0; i < n; i += 4) {
             uint8_t *unit = units + i / MM_UNIT * kind->unit_size;
-            uint32_t word;
-            memcpy(&word, q + i, 4);
-            word ^= 0x80808080u;
-            memcpy(word_at(kind, unit, i / MM_BLOCK % 2, i % MM_BLOCK / 4, lane), &word, 4);
+            memcpy(word_at(kind, unit, i / MM_BLOCK % 2, i % MM_BLOCK / 4, lane), stored + i, 4);
         }
     }
     return finite;

@@ -139,10 +139,12 @@ static void f32_tokens(const float *w, int32_t k, const float *x, int64_t x_stri
     }
 }
 
-static void f32_panels(const float *const *w, int32_t k, const float *x, float *acc,
+static void stream_f32(const uint8_t *const *panels, int64_t k, const float *x, float *acc,
                        int64_t acc_stride)
 {
-    for (int p = 0; p < MM_F32_PANELS; p++) f32_tokens(w[p], k, x, 0, 1, acc + p * acc_stride);
+    for (int p = 0; p < MM_STREAM_PANELS; p++) {
+        f32_tokens((const float *)panels[p], (int32_t)k, x, 0, 1, acc + p * acc_stride);
+    }
 }
 
 /* Sums in the order of every instruction set: 16 lanes, then halved. */
@@ -286,7 +288,7 @@ const mm_kernels mm_kernels_scalar = {
             [MM_KIND_BF16] = decode_bf16,
         },
     .f32_tokens = f32_tokens,
-    .f32_panels = f32_panels,
+    .stream = {[MM_KIND_F32] = stream_f32},
     .prepare_q8 = prepare_q8,
     .prepare_f32 = prepare_f32,
     .finish = finish,

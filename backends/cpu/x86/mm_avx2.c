@@ -22,116 +22,105 @@ static inline __m256i broadcast4(const void *from)
 }
 
 /* acc += d_w d_x dot, then m_w d_x sum: 8 rows of a group. */
-static inline MM_INLINED __m256 add_group(const mm_kind_info *kind, const mm_act_block *x,
-                                          const int half, __m256i dot, __m256 d, __m256 m,
-                                          __m256 acc)
+static inline MM_INLINED __m256 add_group(const mm_kind_info *kind, const bool biased,
+                                          const mm_act_block *x, const int half, __m256i dot,
+                                          __m256 d, __m256 m, __m256 acc)
 {
-    __m256 value, sum = _mm256_setzero_ps(), dx = _mm256_set1_ps(x->d);
+    const __m256 dx = _mm256_set1_ps(x->d);
+    __m256 value, sum;
     if (kind->group == MM_BLOCK) {
-        if (kind->bias) {
-            const int32_t *offset = kind->bias == 8 ? &x->offset_8 : &x->offset_128;
-            dot = _mm256_add_epi32(dot, broadcast4(offset));
-        }
+        const int32_t *offset = kind->bias == 8 ? &x->offset_8 : &x->offset_128;
+        if (biased) dot = _mm256_add_epi32(dot, broadcast4(offset));
         value = _mm256_cvtepi32_ps(dot);
-        if (kind->has_min) sum = _mm256_set1_ps(x->scaled_sum);
+        sum = _mm256_set1_ps(x->scaled_sum);
     } else {
-        /* Exact: all are integers below 2^24. */
+        value = _mm256_cvtepi32_ps(dot);
         sum = _mm256_set1_ps(x->half_sum[half]);
-        value = _mm256_fnmadd_ps(_mm256_set1_ps((float)kind->bias), sum, _mm256_cvtepi32_ps(dot));
+        /* Exact: all are integers below 2^24. */
+        if (biased) value = _mm256_fnmadd_ps(_mm256_set1_ps((float)kind->bias), sum, value);
         sum = _mm256_mul_ps(dx, sum);
     }
     acc = _mm256_fmadd_ps(_mm256_mul_ps(d, dx), value, acc);
     return kind->has_min ? _mm256_fmadd_ps(m, sum, acc) : acc;
 }
 
-static inline __m256 load_scales(const mm_kind_info *kind, const uint8_t *from, int lane)
+static inline __m256 scales_at(const mm_kind_info *kind, const uint8_t *from, int lane)
 {
     return kind->scale_size == 2 ? vf_load_f16((const uint16_t *)from + lane)
                                  : vf_load((const float *)from + lane);
 }
 
-/* A block of 4 bits: 8 products of 2 * 15 * 127 fit 16 bits, so widening waits for the end. */
-static inline MM_INLINED void block_q4(const mm_kind_info *kind, const int n, const uint8_t *unit,
-                                       const int block, const mm_act_block *x, int64_t x_stride,
-                                       __m256 (*acc)[2])
+/* Columns 4 * step .. 4 * step + 3 of 8 rows of a block. */
+static inline MM_INLINED __m256i columns(const mm_kind_info *kind, const uint8_t *words, int step,
+                                         int lane)
 {
-    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    const uint8_t *words = unit + kind->w_at + block * 4 * 4 * MM_PANEL;
-    const uint8_t *scales = unit + block * MM_PANEL * 2;
-    __m256i dot[4][2];
-    MM_UNROLL(4)
-    for (int i = 0; i < 4; i++) {
-        __m256i word[2], w[2];
-        for (int v = 0; v < 2; v++) word[v] = vi_load(words + i * 64 + v * 32);
-        MM_UNROLL(2)
-        for (int high = 0; high < 2; high++) {
-            for (int v = 0; v < 2; v++) {
-                w[v] = high ? _mm256_srli_epi16(word[v], 4) : word[v];
-                w[v] = _mm256_and_si256(w[v], low);
+    if (kind->bits == 8) return vi_load(words + (step * MM_PANEL + lane) * 4);
+    __m256i word = vi_load(words + (step % 4 * MM_PANEL + lane) * 4);
+    if (step >= 4) word = _mm256_srli_epi16(word, 4);
+    return _mm256_and_si256(word, _mm256_set1_epi8(15));
+}
+
+/*
+ * One group of 32 or 16 columns. Products of bytes come in pairs as 16-bit sums that saturate, so
+ * what is stored decides:
+ * - small values: as many pairs as surely fit are added in 16 bits before they are widened;
+ * - bytes of all sizes: the weights' signs go over to the activations, and each pair is widened.
+ */
+static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, const uint8_t *unit,
+                                         const int group, const mm_act_block *x, int64_t x_stride,
+                                         __m256 (*acc)[2])
+{
+    enum { PAIR = 2 * 127 };
+    const int n_steps = kind->group / 4, fits = INT16_MAX / (PAIR * kind->largest);
+    const int fold = fits < n_steps ? fits : n_steps;
+    const int n_v = fold == n_steps || fold == 0 ? 2 : 1; /* row halves that registers hold */
+    const int block = group * kind->group / MM_BLOCK, first = group * kind->group % MM_BLOCK / 4;
+    const uint8_t *words = unit + kind->w_at + block * MM_BLOCK * MM_PANEL * kind->bits / 8;
+    const uint8_t *scales = unit + group * MM_PANEL * kind->scale_size;
+    const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8((char)-128);
+    MM_UNROLL(2)
+    for (int v0 = 0; v0 < 2; v0 += n_v) {
+        __m256i dot[MM_TILE][2], narrow[MM_TILE][2];
+        MM_UNROLL(8)
+        for (int s = 0; s < n_steps; s++) {
+            __m256i w[2], sign[2];
+            MM_UNROLL(2)
+            for (int v = 0; v < n_v; v++) {
+                w[v] = columns(kind, words, first + s, 8 * (v0 + v));
+                if (fold > 0) continue;
+                sign[v] = _mm256_xor_si256(w[v], flip);
+                w[v] = _mm256_abs_epi8(sign[v]);
             }
             MM_UNROLL(4)
             for (int t = 0; t < n; t++) {
-                const __m256i xi = broadcast4(x[t * x_stride].q + 16 * high + 4 * i);
+                const __m256i xt = broadcast4(x[t * x_stride + block].q + 4 * (first + s));
                 MM_UNROLL(2)
-                for (int v = 0; v < 2; v++) {
-                    const __m256i two = _mm256_maddubs_epi16(w[v], xi);
-                    dot[t][v] = i || high ? _mm256_add_epi16(dot[t][v], two) : two;
+                for (int v = 0; v < n_v; v++) {
+                    __m256i sum;
+                    if (fold > 0) {
+                        sum = _mm256_maddubs_epi16(w[v], xt);
+                        if (s % fold > 0) sum = _mm256_add_epi16(sum, narrow[t][v]);
+                        PIN(sum);
+                        narrow[t][v] = sum;
+                        if (s % fold < fold - 1) continue;
+                    } else {
+                        sum = _mm256_maddubs_epi16(w[v], _mm256_sign_epi8(xt, sign[v]));
+                    }
+                    sum = _mm256_madd_epi16(sum, ones);
+                    dot[t][v] = s < fold || s == 0 ? sum : _mm256_add_epi32(dot[t][v], sum);
                     PIN(dot[t][v]);
                 }
             }
         }
-    }
-    MM_UNROLL(2)
-    for (int v = 0; v < 2; v++) {
-        const __m256 d = load_scales(kind, scales, 8 * v);
-        const __m256 m = kind->has_min ? load_scales(kind, scales + kind->m_at, 8 * v) : d;
-        MM_UNROLL(4)
-        for (int t = 0; t < n; t++) {
-            acc[t][v] = add_group(kind, &x[t * x_stride], 0, _mm256_madd_epi16(dot[t][v], ones), d,
-                                  m, acc[t][v]);
-        }
-    }
-}
-
-/* A block of 8 bits: as two sets of 4 bits, w = 16 high + low, so that 16 bits hold a whole group
- * here too. */
-static inline MM_INLINED void block_q8(const mm_kind_info *kind, const int n, const uint8_t *unit,
-                                       const int block, const mm_act_block *x, int64_t x_stride,
-                                       __m256 (*acc)[2])
-{
-    const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1),
-                  sixteens = _mm256_set1_epi16(16);
-    const uint8_t *words = unit + kind->w_at + block * 8 * 4 * MM_PANEL;
-    const int n_groups = MM_BLOCK / kind->group, n_words = kind->group / 4;
-    MM_UNROLL(2)
-    for (int g = 0; g < n_groups; g++) {
-        const uint8_t *scales = unit + (block * n_groups + g) * MM_PANEL * kind->scale_size;
         MM_UNROLL(2)
-        for (int v = 0; v < 2; v++) {
-            __m256i low[4], high[4];
-            MM_UNROLL(8)
-            for (int i = 0; i < n_words; i++) {
-                const __m256i word = vi_load(words + (g * n_words + i) * 64 + v * 32);
-                const __m256i w_low = _mm256_and_si256(word, mask);
-                const __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(word, 4), mask);
-                MM_UNROLL(4)
-                for (int t = 0; t < n; t++) {
-                    const __m256i xi = broadcast4(x[t * x_stride].q + 4 * (g * n_words + i));
-                    const __m256i a = _mm256_maddubs_epi16(w_low, xi);
-                    const __m256i b = _mm256_maddubs_epi16(w_high, xi);
-                    low[t] = i ? _mm256_add_epi16(low[t], a) : a;
-                    high[t] = i ? _mm256_add_epi16(high[t], b) : b;
-                    PIN(low[t]);
-                    PIN(high[t]);
-                }
-            }
-            const __m256 d = load_scales(kind, scales, 8 * v);
-            const __m256 m = kind->has_min ? load_scales(kind, scales + kind->m_at, 8 * v) : d;
+        for (int v = 0; v < n_v; v++) {
+            const __m256 d = scales_at(kind, scales, 8 * (v0 + v));
+            const __m256 m = kind->has_min ? scales_at(kind, scales + kind->m_at, 8 * (v0 + v)) : d;
             MM_UNROLL(4)
             for (int t = 0; t < n; t++) {
-                const __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(low[t], ones),
-                                                     _mm256_madd_epi16(high[t], sixteens));
-                acc[t][v] = add_group(kind, &x[t * x_stride], g, dot, d, m, acc[t][v]);
+                acc[t][v0 + v] =
+                    add_group(kind, kind->bias > 0 && fold > 0, &x[t * x_stride + block], first / 4,
+                              dot[t][v], d, m, acc[t][v0 + v]);
             }
         }
     }
@@ -142,17 +131,12 @@ static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const 
                                       float *ret)
 {
     const mm_kind_info *kind = &mm_kinds[kind_id];
-    __m256 acc[4][2];
+    const int n_groups = MM_UNIT / kind->group;
+    __m256 acc[MM_TILE][2];
     for (int t = 0; t < n; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
-    for (int64_t u = 0; u < n_units; u++, panel += kind->unit_size) {
-        MM_UNROLL(2)
-        for (int block = 0; block < 2; block++, x++) {
-            if (kind->bits == 4) {
-                block_q4(kind, n, panel, block, x, x_stride, acc);
-            } else {
-                block_q8(kind, n, panel, block, x, x_stride, acc);
-            }
-        }
+    for (int64_t u = 0; u < n_units; u++, panel += kind->unit_size, x += 2) {
+        MM_UNROLL(4)
+        for (int g = 0; g < n_groups; g++) group_dots(kind, n, panel, g, x, x_stride, acc);
     }
     for (int t = 0; t < n; t++) {
         for (int v = 0; v < 2; v++) vf_store(ret + t * MM_PANEL + 8 * v, acc[t][v]);

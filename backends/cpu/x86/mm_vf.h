@@ -99,55 +99,91 @@ Q8(w16_min, MM_KIND_W16_MIN)
 #undef Q8
 #undef Q8_CASE
 
-/* n chains that run together: n panels of one token (x_stride 0), or n tokens of one panel. */
-static inline MM_INLINED void f32_chains(const int n, const int n_w, const float *const *w,
-                                         int32_t k, const float *x, int64_t x_stride, float *acc,
-                                         int64_t acc_stride)
+/* acc [n_tokens][16] += w times x for n tokens of one panel. */
+static inline MM_INLINED void f32_tile(const int n, const float *w, int32_t k, const float *x,
+                                       int64_t x_stride, float *acc)
 {
     vf sum[MM_TILE][ROW_VECTORS];
     MM_UNROLL(8)
-    for (int c = 0; c < n; c++) {
-        MM_UNROLL(8)
-        for (int v = 0; v < ROW_VECTORS; v++) {
-            sum[c][v] = vf_load(acc + c * acc_stride + v * VF_N);
-        }
+    for (int t = 0; t < n; t++) {
+        MM_UNROLL(2)
+        for (int v = 0; v < ROW_VECTORS; v++) sum[t][v] = vf_load(acc + t * MM_PANEL + v * VF_N);
     }
-    for (int32_t i = 0; i < k; i++) {
+    for (int32_t i = 0; i < k; i++, w += MM_PANEL) {
         MM_UNROLL(8)
-        for (int c = 0; c < n; c++) {
-            const vf xi = vf_set1(x[c * x_stride + i]);
-            const float *wi = w[n_w > 1 ? c : 0] + i * MM_PANEL;
-            MM_UNROLL(8)
+        for (int t = 0; t < n; t++) {
+            const vf xt = vf_set1(x[t * x_stride + i]);
+            MM_UNROLL(2)
             for (int v = 0; v < ROW_VECTORS; v++) {
-                sum[c][v] = vf_fma(vf_load(wi + v * VF_N), xi, sum[c][v]);
+                sum[t][v] = vf_fma(vf_load(w + v * VF_N), xt, sum[t][v]);
             }
         }
     }
     MM_UNROLL(8)
-    for (int c = 0; c < n; c++) {
-        MM_UNROLL(8)
-        for (int v = 0; v < ROW_VECTORS; v++) {
-            vf_store(acc + c * acc_stride + v * VF_N, sum[c][v]);
-        }
+    for (int t = 0; t < n; t++) {
+        MM_UNROLL(2)
+        for (int v = 0; v < ROW_VECTORS; v++) vf_store(acc + t * MM_PANEL + v * VF_N, sum[t][v]);
     }
 }
 
+#define F32_CASE(n) \
+    case n: f32_tile(n, w, k, x, x_stride, acc); return;
 static void f32_tokens(const float *w, int32_t k, const float *x, int64_t x_stride,
                        int32_t n_tokens, float *acc)
 {
-#define CASE(n) \
-    case n: f32_chains(n, 1, &w, k, x, x_stride, acc, MM_PANEL); return;
     switch (n_tokens) {
-        MM_TILE_SIZES(CASE)
+        MM_TILE_SIZES(F32_CASE)
     }
-#undef CASE
+}
+#undef F32_CASE
+
+static inline MM_INLINED vf load_weights(const mm_kind kind, const uint8_t *panel, int64_t at)
+{
+    switch (kind) {
+    case MM_KIND_F16: return vf_load_f16((const uint16_t *)panel + at);
+    case MM_KIND_BF16: return vf_load_bf16((const uint16_t *)panel + at);
+    default: return vf_load((const float *)panel + at);
+    }
 }
 
-static void f32_panels(const float *const *w, int32_t k, const float *x, float *acc,
-                       int64_t acc_stride)
+/* One token and several panels: enough chains to hide the latency of each. */
+static inline MM_INLINED void stream(const mm_kind kind, const uint8_t *const *panels, int64_t k,
+                                     const float *x, float *acc, int64_t acc_stride)
 {
-    f32_chains(MM_F32_PANELS, MM_F32_PANELS, w, k, x, 0, acc, acc_stride);
+    vf sum[MM_STREAM_PANELS][ROW_VECTORS];
+    MM_UNROLL(4)
+    for (int p = 0; p < MM_STREAM_PANELS; p++) {
+        MM_UNROLL(2)
+        for (int v = 0; v < ROW_VECTORS; v++) sum[p][v] = vf_load(acc + p * acc_stride + v * VF_N);
+    }
+    for (int64_t i = 0; i < k; i++) {
+        const vf xi = vf_set1(x[i]);
+        MM_UNROLL(4)
+        for (int p = 0; p < MM_STREAM_PANELS; p++) {
+            MM_UNROLL(2)
+            for (int v = 0; v < ROW_VECTORS; v++) {
+                vf w = load_weights(kind, panels[p], i * MM_PANEL + v * VF_N);
+                sum[p][v] = vf_fma(w, xi, sum[p][v]);
+            }
+        }
+    }
+    MM_UNROLL(4)
+    for (int p = 0; p < MM_STREAM_PANELS; p++) {
+        MM_UNROLL(2)
+        for (int v = 0; v < ROW_VECTORS; v++) vf_store(acc + p * acc_stride + v * VF_N, sum[p][v]);
+    }
 }
+
+#define STREAM(NAME, KIND)                                                                         \
+    static void stream_##NAME(const uint8_t *const *panels, int64_t k, const float *x, float *acc, \
+                              int64_t acc_stride)                                                  \
+    {                                                                                              \
+        stream(KIND, panels, k, x, acc, acc_stride);                                               \
+    }
+STREAM(f16, MM_KIND_F16)
+STREAM(bf16, MM_KIND_BF16)
+STREAM(f32, MM_KIND_F32)
+#undef STREAM
 
 /* --- Preparing activations */
 
@@ -350,7 +386,8 @@ const mm_kernels MM_ISA_KERNELS = {
             [MM_KIND_BF16] = decode_bf16,
         },
     .f32_tokens = f32_tokens,
-    .f32_panels = f32_panels,
+    .stream =
+        {[MM_KIND_F16] = stream_f16, [MM_KIND_BF16] = stream_bf16, [MM_KIND_F32] = stream_f32},
     .prepare_q8 = prepare_q8,
     .prepare_f32 = prepare_f32,
     .finish = finish,
