@@ -69,10 +69,6 @@ static sobre_status add_prompt(sobre_session *s, int32_t seq, const int32_t *ids
     bool shifts = s->full == SOBRE_FULL_SHIFT && length > s->n_keep;
     int32_t room = s->n_ctx - (shifts ? s->n_keep : length);
 
-    if (s->takes_embd)
-        return fail(s->ctx, SOBRE_UNSUPPORTED,
-                    "this model takes embeddings, not token ids, so it cannot be prompted; call "
-                    "sobre_session_eval()");
     for (size_t i = 0; i < n_ids; i++)
         if (ids[i] < 0 || ids[i] >= s->n_vocab)
             return fail(s->ctx, SOBRE_INVALID_ARGUMENT,

@@ -275,6 +275,30 @@ sobre_status graph_clone(const sobre_graph *g, sobre_graph **ret_graph)
     return SOBRE_OK;
 }
 
+sobre_status graph_take_embeddings(const sobre_graph *g, sobre_graph **ret_graph)
+{
+    sobre_graph *copy;
+    int32_t found = -1;
+    for (int32_t i = 0; i < g->n_nodes && found < 0; i++)
+        if (g->nodes[i].op == SOBRE_OP_EMBED) found = i;
+    if (found < 0)
+        return fail(g->ctx, SOBRE_UNSUPPORTED,
+                    "graph: it looks no token ids up, so nothing can stand in for them");
+    TRY(graph_clone(g, &copy));
+    sobre_node *embed = &copy->nodes[found];
+    sobre_value *ids = &copy->values[embed->in[SOBRE_EMBED_IDS]];
+    sobre_value *embd = &copy->values[embed->out[0]];
+    ids->kind = SOBRE_VALUE_TEMP; /* that nobody reads */
+    ids->input = SOBRE_INPUT_NONE;
+    embd->kind = SOBRE_VALUE_INPUT;
+    embd->input = SOBRE_INPUT_EMBD;
+    set_name(embd, "embd");
+    embed->op = SOBRE_N_OPS;
+    graph_compact(copy);
+    *ret_graph = copy;
+    return SOBRE_OK;
+}
+
 void graph_uses(const sobre_graph *g, int32_t *ret_n_uses, int32_t *ret_producer)
 {
     for (int32_t v = 0; v < g->n_values; v++) {

@@ -121,6 +121,7 @@ static void model_unref(sobre_model *m)
     ctx = m->ctx;
     weights_free(m);
     sobre_graph_close(m->fused);
+    sobre_graph_close(m->fused_embd);
     sobre_graph_close(m->graph);
     mem_free(ctx, m->kv);
     tok_close(m->tok);
@@ -325,8 +326,10 @@ static sobre_status load_locked(sobre_model *m, const sobre_fit_options *fit,
     if (m->loaded)
         return fail(m->ctx, SOBRE_INVALID_ARGUMENT, "the model is loaded already; unload it first");
     sobre_graph_close(m->fused);
-    m->fused = NULL;
+    sobre_graph_close(m->fused_embd);
+    m->fused = m->fused_embd = NULL;
     TRY(fit_make(m, fit, &m->devices, &m->fused, &m->placement));
+    TRY(graph_take_embeddings(m->fused, &m->fused_embd));
     TRY(weights_load(m, options));
     m->loaded = true;
     m->generation++;

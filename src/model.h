@@ -37,7 +37,8 @@ struct sobre_model {
     atomic_int running;  /* sessions evaluating now */
     sobre_placement placement;
     device_set devices;
-    sobre_graph *fused; /* lowered and fused for the devices */
+    sobre_graph *fused;      /* lowered and fused for the devices */
+    sobre_graph *fused_embd; /* the same from embeddings; same values */
     weights w;
 };
 

@@ -34,6 +34,9 @@ sobre_status graph_clone(const sobre_graph *g, sobre_graph **ret_graph);
 /* How many nodes read each value (outputs count as one more), and which node makes it (-1: none).
  * Arrays [n_values]. */
 void graph_uses(const sobre_graph *g, int32_t *ret_n_uses, int32_t *ret_producer);
+/* A copy that takes embeddings where `g` looks token ids up; values keep their indices. UNSUPPORTED
+ * if it looks none up. */
+sobre_status graph_take_embeddings(const sobre_graph *g, sobre_graph **ret_graph);
 /* Drops nodes marked with op SOBRE_N_OPS (graph_uses leaves them out). */
 void graph_compact(sobre_graph *g);
 

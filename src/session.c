@@ -57,18 +57,7 @@ static sobre_status allocate(sobre_session *s)
         !(s->run_rows = mem_alloc(s->ctx, n_chunk, sizeof *s->run_rows)) ||
         !(s->kv_slots = mem_alloc(s->ctx, (size_t)s->model->n_kv, sizeof *s->kv_slots)))
         return SOBRE_OUT_OF_MEMORY;
-    if (s->takes_embd &&
-        !(s->run_embd = mem_alloc(s->ctx, n_chunk, (size_t)s->n_embd * sizeof *s->run_embd)))
-        return SOBRE_OUT_OF_MEMORY;
     return SOBRE_OK;
-}
-
-static bool takes_embeddings(const sobre_graph *g)
-{
-    for (int32_t i = 0; i < g->n_values; i++)
-        if (g->values[i].kind == SOBRE_VALUE_INPUT && g->values[i].input == SOBRE_INPUT_EMBD)
-            return true;
-    return false;
 }
 
 static sobre_status check_loaded(sobre_model *m)
@@ -102,7 +91,6 @@ sobre_status sobre_session_open(sobre_model *model, const sobre_session_options 
     atomic_init(&s->cancel, 0);
     s->n_vocab = model->hp.n_vocab;
     s->n_embd = model->hp.n_embd;
-    s->takes_embd = takes_embeddings(model->graph);
     sobre_status status = open_all(s, options);
     if (status < 0) {
         sobre_session_close(s);

@@ -56,7 +56,7 @@ struct sobre_session {
     int32_t n_vocab, n_embd;
     sobre_kv_type kv_type;
     sobre_full_policy full;
-    bool exact, takes_embd;
+    bool exact;
     atomic_int cancel; /* set by anyone, cleared when a call returns CANCELLED */
 
     /* On the device; made for one load of the model. */
@@ -64,8 +64,8 @@ struct sobre_session {
     uint32_t generation;
     const device_entry *device; /* that has the cache */
     sobre_buffer *kv_buffer;
-    sobre_kv_slot *kv_slots; /* [model->n_kv] */
-    plan *plans[N_COL_BUCKETS][N_ROW_BUCKETS];
+    sobre_kv_slot *kv_slots;                      /* [model->n_kv] */
+    plan *plans[2][N_COL_BUCKETS][N_ROW_BUCKETS]; /* from ids, from embeddings */
 
     kv_table kv;
     session_seq *seqs;   /* [n_seq] */
@@ -73,7 +73,7 @@ struct sobre_session {
 
     /* The next run's inputs. */
     int32_t *run_ids, *run_pos, *run_rows; /* [n_chunk] */
-    float *run_embd;                       /* [n_chunk, n_embd] if takes_embd */
+    float *run_embd;                       /* [n_chunk, n_embd], once embeddings were given */
     sobre_run_seq *run_seqs;               /* [n_seq] */
 
     const float *logits; /* [n_logits, n_vocab], in a plan's memory or in `kept` */

@@ -30,11 +30,12 @@ static sobre_status attach(sobre_session *s)
 
 void session_detach(sobre_session *s)
 {
-    for (int32_t c = 0; c < N_COL_BUCKETS; c++)
-        for (int32_t r = 0; r < N_ROW_BUCKETS; r++) {
-            plan_free(s->plans[c][r]);
-            s->plans[c][r] = NULL;
-        }
+    plan **plans = &s->plans[0][0][0];
+
+    for (size_t i = 0; i < sizeof s->plans / sizeof *plans; i++) {
+        plan_free(plans[i]);
+        plans[i] = NULL;
+    }
     if (s->kv_buffer) s->device->backend->buffer_free(s->kv_buffer);
     s->kv_buffer = NULL;
     s->on_device = false;
@@ -74,17 +75,20 @@ sobre_status session_attach(sobre_session *s)
 }
 
 /* The plan for a run, compiled on first use. */
-static sobre_status find_plan(sobre_session *s, int32_t n_cols, int32_t n_rows, plan **ret_plan)
+static sobre_status find_plan(sobre_session *s, bool embd, int32_t n_cols, int32_t n_rows,
+                              plan **ret_plan)
 {
     const sobre_model *m = s->model;
     int32_t c = 0, r, cols, rows;
+    plan **found;
 
     while (c < N_COL_BUCKETS - 1 && (col_buckets[c] < n_cols || col_buckets[c] > s->n_chunk)) c++;
     cols = c < N_COL_BUCKETS - 1 ? col_buckets[c] : s->n_chunk;
     const int32_t row_buckets[N_ROW_BUCKETS] = {1, cols < 32 ? cols : 32, cols};
     for (r = 0; row_buckets[r] < n_rows;) r++;
     rows = row_buckets[r];
-    if (!s->plans[c][r]) {
+    found = &s->plans[embd][c][r];
+    if (!*found) {
         const plan_options o = {
             .devices = &m->devices,
             .n_cols = cols,
@@ -96,9 +100,9 @@ static sobre_status find_plan(sobre_session *s, int32_t n_cols, int32_t n_rows, 
             .kv_slots = s->kv_slots,
             .n_kv_slots = m->n_kv,
         };
-        TRY(plan_make(s->ctx, m->fused, &o, &s->plans[c][r]));
+        TRY(plan_make(s->ctx, embd ? m->fused_embd : m->fused, &o, found));
     }
-    *ret_plan = s->plans[c][r];
+    *ret_plan = *found;
     return SOBRE_OK;
 }
 
@@ -109,6 +113,7 @@ typedef struct passing {
     int32_t n_items, item; /* the item that comes next */
     size_t n_rows, rows_done;
     int32_t n_cols, n_run_rows, n_run_seqs; /* of the chunk being filled */
+    bool embd;                              /* its columns are embeddings */
 } passing;
 
 /* Copies the page that a write would otherwise change under another sequence. */
@@ -137,18 +142,26 @@ static bool wants_row(const session_item *item, const session_seq *q, int32_t po
     return item->want == SOBRE_WANT_LAST && pos == q->n_ids - 1;
 }
 
-/* Adds columns of one item to the chunk, as many as there is room for. */
+/* Does the next column of an item come as an embedding? */
+static bool next_is_embd(const sobre_session *s, const session_item *item)
+{
+    return item->embd && s->kv.seqs[item->seq].length >= item->n_before;
+}
+
+/* Adds columns of one item to the chunk, as many as there is room for: ids that wait from before,
+ * or what the item brings. */
 static sobre_status fill_columns(sobre_session *s, passing *p)
 {
     const session_item *item = &s->items[p->item];
     const session_seq *q = &s->seqs[item->seq];
-    int32_t begin = s->kv.seqs[item->seq].length, n = q->n_ids - begin;
+    int32_t begin = s->kv.seqs[item->seq].length;
+    int32_t end = item->embd && !p->embd ? item->n_before : q->n_ids, n = end - begin;
 
     if (n > s->n_chunk - p->n_cols) n = s->n_chunk - p->n_cols;
     TRY(reserve(s, item->seq, n));
     s->run_seqs[p->n_run_seqs++] = (sobre_run_seq){
         .col = p->n_cols, .n_cols = n, .pos = begin, .pages = s->kv.seqs[item->seq].pages};
-    if (s->takes_embd)
+    if (p->embd)
         memcpy(s->run_embd + (size_t)p->n_cols * (size_t)s->n_embd,
                item->embd + (size_t)(begin - item->n_before) * (size_t)s->n_embd,
                (size_t)n * (size_t)s->n_embd * sizeof(float));
@@ -158,6 +171,24 @@ static sobre_status fill_columns(sobre_session *s, passing *p)
         if (wants_row(item, q, begin + i)) s->run_rows[p->n_run_rows++] = p->n_cols;
     }
     if (begin + n == q->n_ids) p->item++;
+    return SOBRE_OK;
+}
+
+/* Fills the chunk. A sequence has one share of it, and all columns are of one kind. */
+static sobre_status fill_chunk(sobre_session *s, passing *p)
+{
+    p->n_cols = p->n_run_rows = p->n_run_seqs = 0;
+    p->embd = next_is_embd(s, &s->items[p->item]);
+    if (p->embd && !s->run_embd) {
+        s->run_embd =
+            mem_alloc(s->ctx, (size_t)s->n_chunk, (size_t)s->n_embd * sizeof *s->run_embd);
+        if (!s->run_embd) return SOBRE_OUT_OF_MEMORY;
+    }
+    for (int32_t done = -1; p->item < p->n_items && p->item != done && p->n_cols < s->n_chunk;) {
+        if (next_is_embd(s, &s->items[p->item]) != p->embd) break;
+        done = p->item;
+        TRY(fill_columns(s, p));
+    }
     return SOBRE_OK;
 }
 
@@ -220,17 +251,16 @@ static sobre_status run_chunk(sobre_session *s, passing *p)
     int32_t first = p->item;
     plan *chosen;
 
-    p->n_cols = p->n_run_rows = p->n_run_seqs = 0;
-    while (p->item < p->n_items && p->n_cols < s->n_chunk) TRY(fill_columns(s, p));
+    TRY(fill_chunk(s, p));
     if (is_cancelled(s))
         return fail(s->ctx, SOBRE_CANCELLED, "cancelled by sobre_session_cancel()");
-    TRY(find_plan(s, p->n_cols, p->n_run_rows, &chosen));
+    TRY(find_plan(s, p->embd, p->n_cols, p->n_run_rows, &chosen));
     const exec_batch batch = {
         .n_cols = p->n_cols,
         .n_rows = p->n_run_rows,
         .n_seqs = p->n_run_seqs,
-        .ids = s->takes_embd ? NULL : s->run_ids,
-        .embd = s->takes_embd ? s->run_embd : NULL,
+        .ids = p->embd ? NULL : s->run_ids,
+        .embd = p->embd ? s->run_embd : NULL,
         .pos = s->run_pos,
         .rows = s->run_rows,
         .seqs = s->run_seqs,
@@ -247,16 +277,17 @@ static sobre_status run_chunk(sobre_session *s, passing *p)
     return SOBRE_OK;
 }
 
-/* Ids that wait although they were evaluated before must be ids. */
+/* What waits from before must be ids. */
 static sobre_status check_replay(sobre_session *s, int32_t n_items)
 {
     for (int32_t i = 0; i < n_items; i++) {
         const session_item *item = &s->items[i];
-        if (s->takes_embd && s->kv.seqs[item->seq].length < item->n_before)
-            return fail(s->ctx, SOBRE_UNSUPPORTED,
-                        "sequence %d was given embeddings, which are not kept, so it cannot be "
-                        "evaluated again; truncate it to 0 and give them once more",
-                        item->seq);
+        for (int32_t k = s->kv.seqs[item->seq].length; k < item->n_before; k++)
+            if (s->seqs[item->seq].ids[k] < 0)
+                return fail(s->ctx, SOBRE_UNSUPPORTED,
+                            "sequence %d was given embeddings, which are not kept, so it cannot be "
+                            "evaluated again; truncate it to 0 and give them once more",
+                            item->seq);
     }
     return SOBRE_OK;
 }
@@ -322,9 +353,6 @@ static sobre_status check_entry(sobre_session *s, const sobre_entry *e, size_t i
                     "entry %zu: pos is %d, but sequence %d has %d tokens; truncate it, or continue "
                     "at its end",
                     index, e->pos, e->seq, length);
-    if (!e->embd == s->takes_embd)
-        return fail(s->ctx, SOBRE_UNSUPPORTED, "entry %zu: this model takes %s; give those", index,
-                    s->takes_embd ? "embeddings, not token ids" : "token ids, not embeddings");
     for (int32_t i = 0; e->ids && i < e->n_tokens; i++)
         if (e->ids[i] < 0 || e->ids[i] >= s->n_vocab)
             return fail(s->ctx, SOBRE_INVALID_ARGUMENT,
@@ -361,11 +389,6 @@ sobre_status session_shift(sobre_session *s, int32_t seq, int32_t n)
     session_seq *q = &s->seqs[seq];
     int32_t length = q->n_ids;
 
-    if (s->takes_embd)
-        return fail(s->ctx, SOBRE_CONTEXT_FULL,
-                    "sequence %d is full, and cannot drop its older half, because it was given "
-                    "embeddings, which are not kept",
-                    seq);
     while (n > s->n_ctx - length) length = s->n_keep + (length - s->n_keep) / 2;
     memmove(q->ids + s->n_keep, q->ids + q->n_ids - (length - s->n_keep),
             (size_t)(length - s->n_keep) * sizeof *q->ids);

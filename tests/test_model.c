@@ -149,6 +149,65 @@ static void from_file_reader_and_map(void **state)
     free(first);
 }
 
+/* Rows of the embedding table given as embeddings mean what their ids mean, in any mixture. */
+static void embeddings_for_ids(void **state)
+{
+    enum { N = 90, N_EMBD = 64 };
+    test_model t =
+        test_model_make(gguf_make_llama(NULL), NULL, SOBRE(fit_options, .n_seq = 2, .n_chunk = 32));
+    gguf_make *g = gguf_make_llama(NULL);
+    const float *table =
+        (const float *)(const void *)gguf_make_tensor_find(g, "token_embd.weight")->data;
+    static float embd[N * N_EMBD];
+    int32_t ids[N];
+    float *want;
+    const float *row;
+    sobre_session *s;
+
+    (void)state;
+    test_ids(ids, N, LLAMA_MAKE_N_VOCAB, 4);
+    for (int32_t i = 0; i < N; i++)
+        memcpy(embd + i * N_EMBD, table + ids[i] * N_EMBD, N_EMBD * sizeof *embd);
+    want = test_logits(&t, NULL, ids, N, 0);
+    assert_ok(t.ctx, sobre_session_open(t.model, NULL, &s));
+    {
+        const sobre_entry first[2] = {
+            {.seq = 0, .n_tokens = N, .want = SOBRE_WANT_LAST, .embd = embd},
+            {.seq = 1, .n_tokens = 40, .ids = ids}};
+        const sobre_entry then = {.seq = 1,
+                                  .pos = 40,
+                                  .n_tokens = N - 40,
+                                  .want = SOBRE_WANT_LAST,
+                                  .embd = embd + 40 * N_EMBD};
+
+        assert_ok(t.ctx, sobre_session_eval(s, SOBRE(batch, .entries = first, .n_entries = 2)));
+        assert_ok(t.ctx, sobre_session_logits(s, 0, &row));
+        assert_memory_equal(row, want + (size_t)(N - 1) * LLAMA_MAKE_N_VOCAB,
+                            LLAMA_MAKE_N_VOCAB * sizeof *row);
+        assert_ok(t.ctx, sobre_session_eval(s, SOBRE(batch, .entries = &then, .n_entries = 1)));
+        assert_ok(t.ctx, sobre_session_logits(s, 0, &row));
+        assert_memory_equal(row, want + (size_t)(N - 1) * LLAMA_MAKE_N_VOCAB,
+                            LLAMA_MAKE_N_VOCAB * sizeof *row);
+    }
+    assert_int_equal(sobre_seq_ids(s, 1)[39], ids[39]);
+    assert_int_equal(sobre_seq_ids(s, 1)[40], -1);
+    /* They are not kept, so they cannot be replayed. */
+    assert_ok(t.ctx, sobre_model_unload(t.model));
+    assert_ok(t.ctx, sobre_model_load(t.model, NULL, NULL));
+    {
+        const sobre_entry more = {.seq = 1, .pos = N, .n_tokens = 1, .ids = ids};
+
+        assert_int_equal(sobre_session_eval(s, SOBRE(batch, .entries = &more, .n_entries = 1)),
+                         SOBRE_UNSUPPORTED);
+        assert_non_null(strstr(sobre_error(t.ctx), "embeddings"));
+        assert_ok(t.ctx, sobre_seq_truncate(s, 1, 40));
+    }
+    sobre_session_close(s);
+    free(want);
+    gguf_make_free(g);
+    test_model_close(&t);
+}
+
 static void describes_itself(void **state)
 {
     test_model t = test_model_make(gguf_make_llama(&(llama_make){.dtype = SOBRE_Q8_0}), NULL, NULL);
@@ -253,6 +312,7 @@ int main(void)
         cmocka_unit_test(scalar_matches_oracle),
         cmocka_unit_test(same_bits),
         cmocka_unit_test(from_file_reader_and_map),
+        cmocka_unit_test(embeddings_for_ids),
         cmocka_unit_test(describes_itself),
         cmocka_unit_test(loading_can_be_cancelled),
         cmocka_unit_test(dumps),

@@ -329,62 +329,7 @@ static void no_tensors_tokenizes(void **state)
     gguf_make_free(g);
 }
 
-/* --- Misuse of a sound model. */
-
-static void wrong_batches(void **state)
-{
-    test_model t =
-        test_model_make(gguf_make_llama(NULL), NULL, SOBRE(fit_options, .n_ctx = 100, .n_seq = 2));
-    static const int32_t good[3] = {1, 2, 3}, high[1] = {LLAMA_MAKE_N_VOCAB}, low[1] = {-1};
-    static int32_t many[101];
-    static const float embd[64];
-    const struct {
-        const char *name;
-        sobre_entry e;
-        sobre_status status;
-    } cases[] = {
-        {"sequence below 0", {.seq = -1, .n_tokens = 1, .ids = good}, SOBRE_INVALID_ARGUMENT},
-        {"no such sequence", {.seq = 2, .n_tokens = 1, .ids = good}, SOBRE_INVALID_ARGUMENT},
-        {"no tokens", {.n_tokens = 0, .ids = good}, SOBRE_INVALID_ARGUMENT},
-        {"tokens below 0", {.n_tokens = -5, .ids = good}, SOBRE_INVALID_ARGUMENT},
-        {"wrong position", {.pos = 1, .n_tokens = 1, .ids = good}, SOBRE_INVALID_ARGUMENT},
-        {"neither ids nor embeddings", {.n_tokens = 1}, SOBRE_INVALID_ARGUMENT},
-        {"both", {.n_tokens = 1, .ids = good, .embd = embd}, SOBRE_INVALID_ARGUMENT},
-        {"id too high", {.n_tokens = 1, .ids = high}, SOBRE_INVALID_ARGUMENT},
-        {"id below 0", {.n_tokens = 1, .ids = low}, SOBRE_INVALID_ARGUMENT},
-        {"unknown want", {.n_tokens = 1, .ids = good, .want = 9}, SOBRE_INVALID_ARGUMENT},
-        {"longer than the context", {.n_tokens = 101, .ids = many}, SOBRE_CONTEXT_FULL},
-    };
-    const float *row;
-    sobre_session *s;
-
-    (void)state;
-    assert_ok(t.ctx, sobre_session_open(t.model, NULL, &s));
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        sobre_status st =
-            sobre_session_eval(s, SOBRE(batch, .entries = &cases[i].e, .n_entries = 1));
-
-        if (st != cases[i].status) test_fail("%s: %s", cases[i].name, sobre_status_name(st));
-        assert_true(strlen(sobre_error(t.ctx)) > 10);
-        assert_int_equal(sobre_seq_length(s, 0), 0);
-    }
-    {
-        const sobre_entry twice[2] = {{.n_tokens = 1, .ids = good}, {.n_tokens = 1, .ids = good}};
-
-        assert_int_equal(sobre_session_eval(s, SOBRE(batch, .entries = twice, .n_entries = 2)),
-                         SOBRE_INVALID_ARGUMENT);
-        assert_int_equal(sobre_session_eval(s, SOBRE(batch, .entries = twice, .n_entries = 0)),
-                         SOBRE_INVALID_ARGUMENT);
-        assert_int_equal(sobre_session_eval(s, NULL), SOBRE_INVALID_ARGUMENT);
-    }
-    assert_int_equal(sobre_session_logits(s, 0, &row), SOBRE_INVALID_ARGUMENT);
-    assert_int_equal(sobre_seq_truncate(s, 0, 1), SOBRE_INVALID_ARGUMENT);
-    assert_int_equal(sobre_seq_truncate(s, 5, 0), SOBRE_INVALID_ARGUMENT);
-    assert_int_equal(sobre_seq_fork(s, 0, 5), SOBRE_INVALID_ARGUMENT);
-    assert_int_equal(sobre_seq_length(s, 5), -1);
-    sobre_session_close(s);
-    test_model_close(&t);
-}
+/* --- Misuse of a sound model. What is wrong with batches is in test_session.c. */
 
 static void prompt_longer_than_the_context(void **state)
 {
@@ -436,7 +381,6 @@ int main(void)
         cmocka_unit_test(unused_tensors_are_warnings),
         cmocka_unit_test(no_tokenizer_runs_on_ids),
         cmocka_unit_test(no_tensors_tokenizes),
-        cmocka_unit_test(wrong_batches),
         cmocka_unit_test(prompt_longer_than_the_context),
         cmocka_unit_test(infinite_logits),
     };

@@ -254,7 +254,6 @@ static void test_bad_batches(void **state)
         {{1, 3, 1, 0, NULL, NULL}, SOBRE_INVALID_ARGUMENT, "either"},
         {{1, 3, 1, 0, ids, embd}, SOBRE_INVALID_ARGUMENT, "either"},
         {{1, 3, 1, (sobre_want)5, ids, NULL}, SOBRE_INVALID_ARGUMENT, "logits"},
-        {{1, 3, 1, 0, NULL, embd}, SOBRE_UNSUPPORTED, "embeddings"},
         {{1, 3, 2, 0, high, NULL}, SOBRE_INVALID_ARGUMENT, "300"},
         {{1, 3, 1, 0, low, NULL}, SOBRE_INVALID_ARGUMENT, "-1"},
         {{1, 3, 254, 0, ids, NULL}, SOBRE_CONTEXT_FULL, "256"},
