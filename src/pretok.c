@@ -72,8 +72,7 @@ enum { MAX_STAGES = 4, HEAP_LIMIT = 16 * 1024 /* KiB */ };
 struct pretok {
     sobre_context *ctx;
     pcre2_general_context *memory;
-    int32_t n_stages;
-    pcre2_code *stages[MAX_STAGES];
+    pcre2_code *stages[MAX_STAGES + 1]; /* the last is NULL */
 };
 
 struct pretok_match {
@@ -107,15 +106,15 @@ sobre_status pretok_open(sobre_context *ctx, const pretok_scheme *scheme, pretok
         pretok_close(p);
         return no_memory(ctx);
     }
-    for (const char *const *stage = scheme->stages; *stage; stage++) {
+    for (int32_t i = 0; scheme->stages[i]; i++) {
         pcre2_compile_context *compile = pcre2_compile_context_create(p->memory);
         pcre2_code *code = NULL;
         int error = PCRE2_ERROR_NOMEMORY;
         PCRE2_SIZE where = 0;
 
         if (compile)
-            code = pcre2_compile((PCRE2_SPTR)*stage, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP,
-                                 &error, &where, compile);
+            code = pcre2_compile((PCRE2_SPTR)scheme->stages[i], PCRE2_ZERO_TERMINATED,
+                                 PCRE2_UTF | PCRE2_UCP, &error, &where, compile);
         pcre2_compile_context_free(compile);
         if (!code) {
             pretok_close(p);
@@ -126,7 +125,7 @@ sobre_status pretok_open(sobre_context *ctx, const pretok_scheme *scheme, pretok
         }
         /* Where the system allows no code to be made, matches are interpreted. */
         pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
-        p->stages[p->n_stages++] = code;
+        p->stages[i] = code;
     }
     *ret_pretok = p;
     return SOBRE_OK;
@@ -135,7 +134,7 @@ sobre_status pretok_open(sobre_context *ctx, const pretok_scheme *scheme, pretok
 void pretok_close(pretok *p)
 {
     if (!p) return;
-    for (int32_t i = 0; i < p->n_stages; i++) pcre2_code_free(p->stages[i]);
+    for (pcre2_code **stage = p->stages; *stage; stage++) pcre2_code_free(*stage);
     pcre2_general_context_free(p->memory);
     mem_free(p->ctx, p);
 }
@@ -166,10 +165,9 @@ void pretok_match_close(pretok_match *m)
 }
 
 /* Finds the next match at or after `from`; if there is none, it begins and ends at `size`. */
-static sobre_status next_match(pretok_match *m, int32_t stage, const char *text, size_t size,
-                               size_t from, size_t *ret_begin, size_t *ret_end)
+static sobre_status next_match(pretok_match *m, const pcre2_code *code, const char *text,
+                               size_t size, size_t from, size_t *ret_begin, size_t *ret_end)
 {
-    const pcre2_code *code = m->p->stages[stage];
     const PCRE2_SIZE *span = pcre2_get_ovector_pointer(m->data);
     int rc =
         pcre2_match(code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, m->data, m->limits);
@@ -188,13 +186,14 @@ static sobre_status next_match(pretok_match *m, int32_t stage, const char *text,
     return SOBRE_OK;
 }
 
-static sobre_status split_stage(pretok_match *m, int32_t stage, const char *text, size_t size)
+static sobre_status split_stage(pretok_match *m, pcre2_code *const *stage, const char *text,
+                                size_t size)
 {
     size_t at = 0, begin = 0, end = 0;
 
-    if (stage == m->p->n_stages) return m->piece(m->user, text, size);
+    if (!*stage) return m->piece(m->user, text, size);
     while (at < size) {
-        TRY(next_match(m, stage, text, size, at, &begin, &end));
+        TRY(next_match(m, *stage, text, size, at, &begin, &end));
         if (begin > at) TRY(split_stage(m, stage + 1, text + at, begin - at));
         if (end > begin) TRY(split_stage(m, stage + 1, text + begin, end - begin));
         at = end;
@@ -212,5 +211,5 @@ sobre_status pretok_split(pretok_match *m, const char *text, size_t size, pretok
     pcre2_set_depth_limit(m->limits, limit);
     m->piece = piece;
     m->user = user;
-    return split_stage(m, 0, text, size);
+    return split_stage(m, m->p->stages, text, size);
 }
