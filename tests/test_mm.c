@@ -519,6 +519,64 @@ static void test_extremes(void **state)
     free(w);
 }
 
+/* Blocks of equal bytes, with scales of 1 where they would not be finite. */
+static bool equal_block(sobre_dtype dtype, uint8_t byte, uint8_t *block)
+{
+    const dtype_info *info = dtype_get(dtype);
+    const int at[] = {0, 2, info->size - 2, info->size - 4};
+    for (int mask = 0; mask < 16; mask++) {
+        int8_t q[256];
+        float d[16], m[16] = {0};
+        bool finite = true;
+        memset(block, byte, (size_t)info->size);
+        for (int i = 0; i < 4; i++) {
+            if (mask >> i & 1 && info->size > 17) memcpy(block + at[i], "\x00\x3c", 2);
+        }
+        quant_unpack(dtype, block, info->block, q, d, m);
+        for (int g = 0; g < info->block / quant_form_get(dtype)->group; g++) {
+            finite = finite && fabsf(d[g]) < 1e9f && fabsf(m[g]) < 1e9f;
+        }
+        if (finite) return true;
+    }
+    return false;
+}
+
+/* The largest dot products there are: nothing wraps or saturates on the way. */
+static void test_largest_dots(void **state)
+{
+    enum { ROWS = 64, COLS = 512, TOKENS = 8 };
+    static const uint8_t bytes[] = {0x00, 0xff, 0x7f, 0x80, 0x88, 0x0f, 0xf0, 0x55};
+    float x[TOKENS * COLS], out[TOKENS * ROWS + MM_PANEL], scalar[TOKENS * ROWS + MM_PANEL];
+    for (int i = 0; i < TOKENS * COLS; i++) {
+        x[i] = i / COLS % 3 == 0 ? 1.0f : i / COLS % 3 == 1 ? -1.0f : i % 2 ? 1.0f : -1.0f;
+    }
+    for (int i = 0; i < RIG_N_DTYPES; i++) {
+        const sobre_dtype dtype = rig_dtypes[i];
+        if (!quant_form_get(dtype)) continue;
+        uint8_t *data = rig_weights(dtype, ROWS, COLS, 91);
+        const int64_t size = dtype_get(dtype)->size, row_size = rig_row_size(dtype, COLS);
+        int n_made = 0;
+        for (int64_t b = 0; b < ROWS * row_size / size; b++) {
+            uint8_t block[256];
+            if (!equal_block(dtype, bytes[b * size / row_size % 8], block)) continue;
+            memcpy(data + b * size, block, (size_t)size);
+            n_made++;
+        }
+        assert_true(n_made > 0);
+        mm_weight w = rig_pack(dtype, ROWS, COLS, data);
+        for (int v = 0; v < 2 * N_ISAS; v++) {
+            const mm_kernels *kernels = mm_kernels_get(isas[v / 2]);
+            if (!kernels) continue;
+            const int32_t n_tokens = v % 2 ? TOKENS : 1;
+            multiply(kernels, &w, false, x, n_tokens, 1, out);
+            if (v == 1) memcpy(scalar, out, sizeof(scalar));
+            if (v > 1) check_bits(out, scalar, (size_t)(n_tokens * ROWS));
+        }
+        free((void *)(uintptr_t)w.data);
+        free(data);
+    }
+}
+
 /* --- Packing */
 
 static void test_unpack_row(void **state)
@@ -610,11 +668,12 @@ int main(int argc, char **argv)
         print_message("skipped on this processor: %s\n", cpu_isa_name(isas[v]));
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layout),     cmocka_unit_test(test_unpack_row),
-        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_products),
-        cmocka_unit_test(test_same_bits),  cmocka_unit_test(test_several_weights),
-        cmocka_unit_test(test_glu),        cmocka_unit_test(test_activations),
-        cmocka_unit_test(test_prologue),   cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_layout),       cmocka_unit_test(test_unpack_row),
+        cmocka_unit_test(test_not_finite),   cmocka_unit_test(test_products),
+        cmocka_unit_test(test_same_bits),    cmocka_unit_test(test_several_weights),
+        cmocka_unit_test(test_glu),          cmocka_unit_test(test_activations),
+        cmocka_unit_test(test_prologue),     cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_largest_dots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

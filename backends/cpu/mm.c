@@ -79,9 +79,16 @@ static void multiply_q8(const mm_kernels *kernels, const mm_weight *w, const voi
     mm_kind kind = mm_kind_of(w);
     int64_t n_units = (w->n_cols + MM_UNIT - 1) / MM_UNIT, stride = mm_act_blocks(w->n_cols);
     const mm_act_block *x = (const mm_act_block *)act + r->token * stride;
+    const uint8_t *panels[GROUP];
     for (int32_t p = 0; p < r->n_panels; p++) {
-        const uint8_t *panel = w->data + (uint64_t)(r->panel + p) * w->panel_size;
-        kernels->q8[kind](panel, n_units, x, stride, r->n_tokens, ret + p * sum_stride);
+        panels[p] = w->data + (uint64_t)(r->panel + p) * w->panel_size;
+    }
+    if (r->n_tokens == 1 && r->n_panels == GROUP && kernels->q8_stream[kind]) {
+        kernels->q8_stream[kind](panels, n_units, x, ret, sum_stride);
+        return;
+    }
+    for (int32_t p = 0; p < r->n_panels; p++) {
+        kernels->q8[kind](panels[p], n_units, x, stride, r->n_tokens, ret + p * sum_stride);
     }
 }
 
@@ -97,8 +104,8 @@ static void multiply_f32(const mm_kernels *kernels, const mm_weight *w, const vo
         in[p] = w->data + (uint64_t)(r->panel + p) * w->panel_size;
         memset(ret + p * sum_stride, 0, (size_t)r->n_tokens * MM_PANEL * sizeof(float));
     }
-    if (r->n_tokens == 1 && r->n_panels == GROUP && kernels->stream[kind]) {
-        kernels->stream[kind](in, w->n_cols, x, ret, sum_stride);
+    if (r->n_tokens == 1 && r->n_panels == GROUP && kernels->f32_stream[kind]) {
+        kernels->f32_stream[kind](in, w->n_cols, x, ret, sum_stride);
         return;
     }
     for (int64_t col = 0; col < w->n_cols; col += MM_UNIT, x += MM_UNIT) {
@@ -116,7 +123,7 @@ static void multiply_f32(const mm_kernels *kernels, const mm_weight *w, const vo
             int32_t n = r->n_tokens - t < kernels->tile ? r->n_tokens - t : kernels->tile;
             float *acc = ret + t * MM_PANEL;
             if (n == 1 && r->n_panels == GROUP) {
-                kernels->stream[MM_KIND_F32](tile, k, x + t * stride, acc, sum_stride);
+                kernels->f32_stream[MM_KIND_F32](tile, k, x + t * stride, acc, sum_stride);
                 continue;
             }
             for (int32_t p = 0; p < r->n_panels; p++) {

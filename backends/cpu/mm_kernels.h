@@ -29,7 +29,7 @@
 enum {
     MM_UNIT = 64,        /* columns */
     MM_BLOCK = 32,       /* columns that share an activation scale */
-    MM_STREAM_PANELS = 4 /* panels that a single token's f32 product runs through together */
+    MM_STREAM_PANELS = 4 /* panels that a single token's product runs through together */
 };
 
 /* For the bodies that kernels are made from: their constants must be seen, and short loops spread
@@ -152,16 +152,19 @@ typedef struct mm_kernels {
     /* One panel times n_tokens <= tile columns: ret [n_tokens][16] is overwritten. */
     void (*q8[MM_N_QUANT_KINDS])(const uint8_t *panel, int64_t n_units, const mm_act_block *x,
                                  int64_t x_stride, int32_t n_tokens, float *ret);
+    /* MM_STREAM_PANELS panels times one token, panel i to ret + i * ret_stride; may be NULL. */
+    void (*q8_stream[MM_N_QUANT_KINDS])(const uint8_t *const *panels, int64_t n_units,
+                                        const mm_act_block *x, float *ret, int64_t ret_stride);
     /* n_cols <= 64 columns of a panel to f32: ret [n_cols][16]. Quantised units are whole. NULL for
      * F32, which is used in place. */
     void (*decode[MM_N_KINDS])(const uint8_t *unit, int32_t n_cols, float *ret);
     /* acc [n_tokens][16] += w [k][16] times n_tokens <= tile columns. */
     void (*f32_tokens)(const float *w, int32_t k, const float *x, int64_t x_stride,
                        int32_t n_tokens, float *acc);
-    /* The same for one token and MM_STREAM_PANELS panels of a float kind, k columns of them; panel
-     * i's sums are at acc + i * acc_stride. NULL for quantised kinds. */
-    void (*stream[MM_N_KINDS])(const uint8_t *const *panels, int64_t k, const float *x, float *acc,
-                               int64_t acc_stride);
+    /* acc += k columns of MM_STREAM_PANELS panels of a float kind times one token; panel i's sums
+     * are at acc + i * acc_stride. May be NULL but for F32. */
+    void (*f32_stream[MM_N_KINDS])(const uint8_t *const *panels, int64_t k, const float *x,
+                                   float *acc, int64_t acc_stride);
 
     /* One row: normalised, converted, padded with zeros to whole units. */
     void (*prepare_q8)(const mm_prologue *prologue, const float *x, int64_t k, mm_act_block *ret);

@@ -139,7 +139,7 @@ static void f32_tokens(const float *w, int32_t k, const float *x, int64_t x_stri
     }
 }
 
-static void stream_f32(const uint8_t *const *panels, int64_t k, const float *x, float *acc,
+static void f32_stream(const uint8_t *const *panels, int64_t k, const float *x, float *acc,
                        int64_t acc_stride)
 {
     for (int p = 0; p < MM_STREAM_PANELS; p++) {
@@ -288,7 +288,7 @@ const mm_kernels mm_kernels_scalar = {
             [MM_KIND_BF16] = decode_bf16,
         },
     .f32_tokens = f32_tokens,
-    .stream = {[MM_KIND_F32] = stream_f32},
+    .f32_stream = {[MM_KIND_F32] = f32_stream},
     .prepare_q8 = prepare_q8,
     .prepare_f32 = prepare_f32,
     .finish = finish,

@@ -126,23 +126,6 @@ static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, 
     }
 }
 
-static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const uint8_t *panel,
-                                      int64_t n_units, const mm_act_block *x, int64_t x_stride,
-                                      float *ret)
-{
-    const mm_kind_info *kind = &mm_kinds[kind_id];
-    const int n_groups = MM_UNIT / kind->group;
-    __m256 acc[MM_TILE][2];
-    for (int t = 0; t < n; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
-    for (int64_t u = 0; u < n_units; u++, panel += kind->unit_size, x += 2) {
-        MM_UNROLL(4)
-        for (int g = 0; g < n_groups; g++) group_dots(kind, n, panel, g, x, x_stride, acc);
-    }
-    for (int t = 0; t < n; t++) {
-        for (int v = 0; v < 2; v++) vf_store(ret + t * MM_PANEL + 8 * v, acc[t][v]);
-    }
-}
-
 static inline int32_t vi_largest(vi a)
 {
     __m128i b = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));

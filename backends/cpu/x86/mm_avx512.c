@@ -27,20 +27,20 @@ static inline __m512 scales_at(const mm_kind_info *kind, const uint8_t *from)
 
 /* One group of 32 or 16 columns. The dot starts from what undoes the bias where there is such an
  * integer, so that it costs nothing. */
-static inline MM_INLINED void add_group(const mm_kind_info *kind, const int n, const uint8_t *unit,
-                                        const int group, const mm_act_block *x, int64_t x_stride,
-                                        __m512 *acc)
+static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, const uint8_t *unit,
+                                         const int group, const mm_act_block *x, int64_t x_stride,
+                                         __m512 (*acc)[1])
 {
     const __m512i mask = _mm512_set1_epi8(15);
     const int n_words = kind->group * kind->bits / 32, half = group % 2;
-    const int first = kind->group == MM_BLOCK ? 0 : 16 * half; /* column in the block */
+    const int block = group * kind->group / MM_BLOCK, first = group * kind->group % MM_BLOCK;
     const bool offset = kind->bias != 0 && kind->group == MM_BLOCK;
     const uint8_t *words = unit + kind->w_at + group * n_words * 4 * MM_PANEL;
     const uint8_t *scales = unit + group * MM_PANEL * kind->scale_size;
     __m512i dot[MM_TILE];
     MM_UNROLL(8)
     for (int t = 0; t < n; t++) {
-        const mm_act_block *xt = &x[t * x_stride];
+        const mm_act_block *xt = &x[t * x_stride + block];
         dot[t] = !offset           ? _mm512_setzero_si512()
                  : kind->bias == 8 ? broadcast4(&xt->offset_8)
                                    : broadcast4(&xt->offset_128);
@@ -51,7 +51,7 @@ static inline MM_INLINED void add_group(const mm_kind_info *kind, const int n, c
         if (kind->bits == 8) {
             MM_UNROLL(8)
             for (int t = 0; t < n; t++) {
-                const __m512i xi = broadcast4(x[t * x_stride].q + first + 4 * i);
+                const __m512i xi = broadcast4(x[t * x_stride + block].q + first + 4 * i);
                 dot[t] = _mm512_dpbusd_epi32(dot[t], word, xi);
             }
             continue;
@@ -60,7 +60,7 @@ static inline MM_INLINED void add_group(const mm_kind_info *kind, const int n, c
         const __m512i high = _mm512_and_si512(_mm512_srli_epi16(word, 4), mask);
         MM_UNROLL(8)
         for (int t = 0; t < n; t++) {
-            const int8_t *q = x[t * x_stride].q + 4 * i;
+            const int8_t *q = x[t * x_stride + block].q + 4 * i;
             dot[t] = _mm512_dpbusd_epi32(dot[t], low, broadcast4(q));
             dot[t] = _mm512_dpbusd_epi32(dot[t], high, broadcast4(q + 16));
         }
@@ -69,7 +69,7 @@ static inline MM_INLINED void add_group(const mm_kind_info *kind, const int n, c
     const __m512 m = kind->has_min ? scales_at(kind, scales + kind->m_at) : d;
     MM_UNROLL(8)
     for (int t = 0; t < n; t++) {
-        const mm_act_block *xt = &x[t * x_stride];
+        const mm_act_block *xt = &x[t * x_stride + block];
         const __m512 dx = _mm512_set1_ps(xt->d);
         __m512 value = _mm512_cvtepi32_ps(dot[t]), sum = _mm512_set1_ps(xt->scaled_sum);
         if (kind->group != MM_BLOCK) {
@@ -78,28 +78,9 @@ static inline MM_INLINED void add_group(const mm_kind_info *kind, const int n, c
             value = _mm512_fnmadd_ps(_mm512_set1_ps((float)kind->bias), sum, value);
             sum = _mm512_mul_ps(dx, sum);
         }
-        acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(d, dx), value, acc[t]);
-        if (kind->has_min) acc[t] = _mm512_fmadd_ps(m, sum, acc[t]);
+        acc[t][0] = _mm512_fmadd_ps(_mm512_mul_ps(d, dx), value, acc[t][0]);
+        if (kind->has_min) acc[t][0] = _mm512_fmadd_ps(m, sum, acc[t][0]);
     }
-}
-
-static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const uint8_t *panel,
-                                      int64_t n_units, const mm_act_block *x, int64_t x_stride,
-                                      float *ret)
-{
-    const mm_kind_info *kind = &mm_kinds[kind_id];
-    const int n_groups = MM_UNIT / kind->group;
-    __m512 acc[MM_TILE];
-    MM_UNROLL(8)
-    for (int t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
-    for (int64_t u = 0; u < n_units; u++, panel += kind->unit_size, x += 2) {
-        MM_UNROLL(4)
-        for (int g = 0; g < n_groups; g++) {
-            add_group(kind, n, panel, g, x + g * kind->group / MM_BLOCK, x_stride, acc);
-        }
-    }
-    MM_UNROLL(8)
-    for (int t = 0; t < n; t++) vf_store(ret + t * MM_PANEL, acc[t]);
 }
 
 static inline int32_t vi_largest(vi a)

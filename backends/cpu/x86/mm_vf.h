@@ -5,7 +5,7 @@
  *     MM_ISA, MM_ISA_KERNELS    the instruction set and the name of its table
  *     MM_TILE                   tokens in a tile
  *     MM_TILE_SIZES(X)          X(1) ... X(MM_TILE)
- *     q8_tile()                 the int8 product, inlined for each kind and number of tokens
+ *     group_dots()              a group's part of an int8 product, for one panel and n tokens
  *     vi_largest(vi)            the largest lane
  *     pack_bytes(const vi *)    32 integers within -128 .. 127 as bytes, in order
  */
@@ -76,6 +76,50 @@ static void decode_bf16(const uint8_t *unit, int32_t n_cols, float *ret)
 
 /* --- Products */
 
+static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const uint8_t *panel,
+                                      int64_t n_units, const mm_act_block *x, int64_t x_stride,
+                                      float *ret)
+{
+    const mm_kind_info *kind = &mm_kinds[kind_id];
+    vf acc[MM_TILE][ROW_VECTORS];
+    for (int t = 0; t < n; t++) {
+        for (int v = 0; v < ROW_VECTORS; v++) acc[t][v] = vf_zero();
+    }
+    for (int64_t u = 0; u < n_units; u++, panel += kind->unit_size, x += 2) {
+        MM_UNROLL(4)
+        for (int g = 0; g < MM_UNIT / kind->group; g++) {
+            group_dots(kind, n, panel, g, x, x_stride, acc);
+        }
+    }
+    for (int t = 0; t < n; t++) {
+        for (int v = 0; v < ROW_VECTORS; v++) vf_store(ret + t * MM_PANEL + v * VF_N, acc[t][v]);
+    }
+}
+
+/* One token and several panels: memory answers several streams faster than one. */
+static inline MM_INLINED void q8_panels(const mm_kind kind_id, const uint8_t *const *panels,
+                                        int64_t n_units, const mm_act_block *x, float *ret,
+                                        int64_t ret_stride)
+{
+    const mm_kind_info *kind = &mm_kinds[kind_id];
+    vf acc[MM_STREAM_PANELS][ROW_VECTORS];
+    for (int p = 0; p < MM_STREAM_PANELS; p++) {
+        for (int v = 0; v < ROW_VECTORS; v++) acc[p][v] = vf_zero();
+    }
+    for (int64_t u = 0; u < n_units; u++, x += 2) {
+        for (int p = 0; p < MM_STREAM_PANELS; p++) {
+            const uint8_t *unit = panels[p] + u * kind->unit_size;
+            MM_UNROLL(4)
+            for (int g = 0; g < MM_UNIT / kind->group; g++) {
+                group_dots(kind, 1, unit, g, x, 0, &acc[p]);
+            }
+        }
+    }
+    for (int p = 0; p < MM_STREAM_PANELS; p++) {
+        for (int v = 0; v < ROW_VECTORS; v++) vf_store(ret + p * ret_stride + v * VF_N, acc[p][v]);
+    }
+}
+
 #define Q8_CASE(n)                                          \
     case n:                                                 \
         q8_tile(kind, n, panel, n_units, x, x_stride, ret); \
@@ -88,6 +132,11 @@ static void decode_bf16(const uint8_t *unit, int32_t n_cols, float *ret)
         switch (n_tokens) {                                                             \
             MM_TILE_SIZES(Q8_CASE)                                                      \
         }                                                                               \
+    }                                                                                   \
+    static void q8_stream_##NAME(const uint8_t *const *panels, int64_t n_units,         \
+                                 const mm_act_block *x, float *ret, int64_t ret_stride) \
+    {                                                                                   \
+        q8_panels(KIND, panels, n_units, x, ret, ret_stride);                           \
     }
 Q8(q4, MM_KIND_Q4)
 Q8(q4_min, MM_KIND_Q4_MIN)
@@ -146,9 +195,9 @@ static inline MM_INLINED vf load_weights(const mm_kind kind, const uint8_t *pane
     }
 }
 
-/* One token and several panels: enough chains to hide the latency of each. */
-static inline MM_INLINED void stream(const mm_kind kind, const uint8_t *const *panels, int64_t k,
-                                     const float *x, float *acc, int64_t acc_stride)
+/* The same for one token and several panels: enough chains to hide the latency of each. */
+static inline MM_INLINED void f32_panels(const mm_kind kind, const uint8_t *const *panels,
+                                         int64_t k, const float *x, float *acc, int64_t acc_stride)
 {
     vf sum[MM_STREAM_PANELS][ROW_VECTORS];
     MM_UNROLL(4)
@@ -174,11 +223,11 @@ static inline MM_INLINED void stream(const mm_kind kind, const uint8_t *const *p
     }
 }
 
-#define STREAM(NAME, KIND)                                                                         \
-    static void stream_##NAME(const uint8_t *const *panels, int64_t k, const float *x, float *acc, \
-                              int64_t acc_stride)                                                  \
-    {                                                                                              \
-        stream(KIND, panels, k, x, acc, acc_stride);                                               \
+#define STREAM(NAME, KIND)                                                                 \
+    static void f32_stream_##NAME(const uint8_t *const *panels, int64_t k, const float *x, \
+                                  float *acc, int64_t acc_stride)                          \
+    {                                                                                      \
+        f32_panels(KIND, panels, k, x, acc, acc_stride);                                   \
     }
 STREAM(f16, MM_KIND_F16)
 STREAM(bf16, MM_KIND_BF16)
@@ -373,6 +422,16 @@ const mm_kernels MM_ISA_KERNELS = {
             [MM_KIND_W16] = q8_w16,
             [MM_KIND_W16_MIN] = q8_w16_min,
         },
+    .q8_stream =
+        {
+            [MM_KIND_Q4] = q8_stream_q4,
+            [MM_KIND_Q4_MIN] = q8_stream_q4_min,
+            [MM_KIND_Q8] = q8_stream_q8,
+            [MM_KIND_W32] = q8_stream_w32,
+            [MM_KIND_W32_MIN] = q8_stream_w32_min,
+            [MM_KIND_W16] = q8_stream_w16,
+            [MM_KIND_W16_MIN] = q8_stream_w16_min,
+        },
     .decode =
         {
             [MM_KIND_Q4] = decode_q4,
@@ -386,8 +445,9 @@ const mm_kernels MM_ISA_KERNELS = {
             [MM_KIND_BF16] = decode_bf16,
         },
     .f32_tokens = f32_tokens,
-    .stream =
-        {[MM_KIND_F16] = stream_f16, [MM_KIND_BF16] = stream_bf16, [MM_KIND_F32] = stream_f32},
+    .f32_stream = {[MM_KIND_F16] = f32_stream_f16,
+                   [MM_KIND_BF16] = f32_stream_bf16,
+                   [MM_KIND_F32] = f32_stream_f32},
     .prepare_q8 = prepare_q8,
     .prepare_f32 = prepare_f32,
     .finish = finish,

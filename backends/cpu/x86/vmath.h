@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Functions on vectors of floats, in the vocabulary of vmath_avx2.h or vmath_avx512.h (which
  * include this file; both give the same bits). The polynomials are minimax fits made for these
- * intervals; the error bounds are measured in tests/test_mm.c. NaN comes out as NaN. */
+ * intervals; tests/test_mm.c bounds the errors. NaN comes out as NaN. */
 #ifndef SOBRE_VMATH_H
 #define SOBRE_VMATH_H
 
@@ -42,13 +42,6 @@ static inline vf vf_tanh(vf x)
     vf e = vf_exp(vf_add(a, a));
     vf far = vf_sub(vf_set1(1.0f), vf_div(vf_set1(2.0f), vf_add(e, vf_set1(1.0f))));
     return vf_if_lt(a, vf_set1(0.64f), near, vf_copysign(far, x));
-}
-
-/* 1 / (1 + e^-x) */
-static inline vf vf_sigmoid(vf x)
-{
-    vf e = vf_exp(vf_sub(vf_zero(), x));
-    return vf_div(vf_set1(1.0f), vf_add(vf_set1(1.0f), e));
 }
 
 static inline vf vf_silu(vf x)
