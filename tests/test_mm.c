@@ -60,17 +60,39 @@ static void multiply(const mm_kernels *kernels, const mm_weight *w, bool exact, 
 
 /* --- Against double precision */
 
-/* What a row of x becomes where activations are int8. */
+/* What n values become as int8 with one step, which is returned; zeros stay. */
+static float reference_block(const float *x, int n, float *ret)
+{
+    float largest = 0.0f;
+    for (int i = 0; i < n; i++) largest = fmaxf(largest, fabsf(x[i]));
+    for (int i = 0; i < n; i++) {
+        ret[i] = largest > 0 ? largest / 127.0f * rintf(x[i] * (127.0f / largest)) : 0.0f;
+    }
+    return largest / 127.0f;
+}
+
+/* What a row of x becomes where activations are int8, the blocks with large steps in two parts. */
 static void reference_q8(const float *x, int64_t k, double *ret)
 {
-    for (int64_t at = 0; at < k; at += MM_BLOCK) {
-        float largest = 0.0f;
-        int n = k - at < MM_BLOCK ? (int)(k - at) : MM_BLOCK;
-        for (int i = 0; i < n; i++) largest = fmaxf(largest, fabsf(x[at + i]));
+    float steps[MAX_COLS / MM_BLOCK], first[MM_BLOCK], second[MM_BLOCK], all = 0.0f;
+    int64_t n_blocks = (k + MM_BLOCK - 1) / MM_BLOCK;
+    for (int64_t b = 0; b < n_blocks; b++) {
+        int n = k - b * MM_BLOCK < MM_BLOCK ? (int)(k - b * MM_BLOCK) : MM_BLOCK;
+        steps[b] = reference_block(x + b * MM_BLOCK, n, first);
+        all += steps[b] * steps[b];
+    }
+    for (int64_t b = 0; b < n_blocks; b++) {
+        const float *xb = x + b * MM_BLOCK;
+        int n = k - b * MM_BLOCK < MM_BLOCK ? (int)(k - b * MM_BLOCK) : MM_BLOCK;
+        reference_block(xb, n, first);
         for (int i = 0; i < n; i++) {
-            ret[at + i] = largest > 0 ? (double)(largest / 127.0f) *
-                                            (double)rintf(x[at + i] * (127.0f / largest))
-                                      : 0.0;
+            float q = steps[b] > 0 ? rintf(xb[i] / steps[b]) : 0.0f;
+            second[i] = fmaf(-steps[b], q, xb[i]);
+        }
+        reference_block(second, n, second);
+        bool fine = steps[b] > 0 && steps[b] * steps[b] * MM_FINE_SHARE >= all;
+        for (int i = 0; i < n; i++) {
+            ret[b * MM_BLOCK + i] = (double)first[i] + (fine ? (double)second[i] : 0.0);
         }
     }
 }
@@ -169,7 +191,8 @@ static void test_products(void **state)
                 const bool q8 = quant_form_get(dtype) && !exact;
                 if (!q8 && !exact) continue; /* float types have one kind of activations */
                 for (int t = 0; t < MAX_TOKENS; t++) {
-                    const float *xt = x + t * n_cols;
+                    float *xt = x + t * n_cols;
+                    if (t % 3) xt[t * 37 % n_cols] *= 40; /* blocks to refine, elsewhere each */
                     double *rt = x_reference + t * n_cols;
                     for (int c = 0; c < n_cols; c++) rt[c] = (double)xt[c];
                     if (q8) reference_q8(xt, n_cols, rt);
@@ -442,18 +465,26 @@ static void test_prologue(void **state)
                     }
                 }
                 for (int64_t c = k; c < mm_act_floats(k); c++) assert_true(y[c] == 0.0f);
-                for (int64_t c = 0; c < (mm_act_blocks(k) - 1) * MM_BLOCK; c++) {
-                    const mm_act_block *bc = &b[c / MM_BLOCK];
-                    const float error = (c < k ? y[c] : 0.0f) - bc->d * bc->q[c % MM_BLOCK];
+                const mm_act_fine *fine = (const mm_act_fine *)&b[mm_act_main(k)];
+                const mm_act_block *rest = &b[mm_act_main(k) + 1];
+                for (int64_t c = 0; c < mm_act_main(k) * MM_BLOCK; c++) {
+                    const mm_act_block *bc = &b[c / MM_BLOCK], *rc = &rest[c / MM_BLOCK];
+                    const float error =
+                        fmaf(-bc->d, (float)bc->q[c % MM_BLOCK], c < k ? y[c] : 0.0f);
+                    bool refined = false;
+                    for (int f = 0; f < fine->n; f++) refined |= fine->block[f] == c / MM_BLOCK;
                     assert_true(fabsf(error) <= 0.5001f * bc->d);
+                    assert_true(rc->d == 0.0f || refined);
+                    if (refined) {
+                        assert_true(fabsf(error - rc->d * rc->q[c % MM_BLOCK]) <= 0.51f * rc->d);
+                    }
                 }
             }
             /* Prepared activations have the same bits everywhere. */
             if (v == 0) scalar = q8;
             for (int t = 0; v > 0 && t < TOKENS; t++) {
                 size_t n = (size_t)mm_act_blocks(k) * sizeof(mm_act_block);
-                assert_memory_equal(q8 + (size_t)t * n, (uint8_t *)scalar + (size_t)t * n,
-                                    n - sizeof(mm_act_block));
+                assert_memory_equal(q8 + (size_t)t * n, (uint8_t *)scalar + (size_t)t * n, n);
             }
             free(f32);
             if (v > 0) free(q8);

@@ -52,6 +52,17 @@ uint64_t mm_act_size(mm_act act, int64_t n_cols_in, int32_t n_tokens)
     return act_stride(act, n_cols_in) * (uint64_t)n_tokens;
 }
 
+void mm_act_choose(const mm_act_block *row, int64_t n_blocks, mm_act_fine *ret)
+{
+    float error = 0; /* of a block: proportional to the square of its step */
+    for (int64_t i = 0; i < n_blocks; i++) error += row[i].d * row[i].d;
+    *ret = (mm_act_fine){0};
+    for (int64_t i = 0; i < n_blocks && ret->n < MM_MAX_FINE; i++) {
+        float own = row[i].d * row[i].d;
+        if (own > 0 && own * MM_FINE_SHARE >= error) ret->block[ret->n++] = (int32_t)i;
+    }
+}
+
 void mm_act_prepare(const mm_kernels *kernels, mm_act act, const mm_prologue *prologue,
                     const float *x, int64_t k, int32_t n_tokens, int32_t begin, int32_t end,
                     void *ret_act)
@@ -73,22 +84,43 @@ typedef struct range {
     int32_t n_panels, token, n_tokens;
 } range;
 
+/* The blocks that any token of a tile refines, ascending. They are mostly the same for all. */
+static int32_t gather_fine(const mm_act_block *x, int64_t stride, int32_t n_tokens, int64_t at,
+                           int32_t ret[MM_MAX_TILE * MM_MAX_FINE])
+{
+    int32_t n = 0;
+    for (int32_t t = 0; t < n_tokens; t++) {
+        const mm_act_fine *fine = (const mm_act_fine *)&x[t * stride + at];
+        if (t && !memcmp(fine, &x[(t - 1) * stride + at], sizeof(*fine))) continue;
+        for (int32_t i = 0, k = 0; i < fine->n; i++) {
+            while (k < n && ret[k] < fine->block[i]) k++;
+            if (k < n && ret[k] == fine->block[i]) continue;
+            memmove(ret + k + 1, ret + k, (size_t)(n++ - k) * sizeof(*ret));
+            ret[k] = fine->block[i];
+        }
+    }
+    return n;
+}
+
 static void multiply_q8(const mm_kernels *kernels, const mm_weight *w, const void *act,
                         const range *r, float *ret, int64_t sum_stride)
 {
     mm_kind kind = mm_kind_of(w);
     int64_t n_units = (w->n_cols + MM_UNIT - 1) / MM_UNIT, stride = mm_act_blocks(w->n_cols);
     const mm_act_block *x = (const mm_act_block *)act + r->token * stride;
+    int32_t fine[MM_MAX_TILE * MM_MAX_FINE];
+    int32_t n_fine = gather_fine(x, stride, r->n_tokens, 2 * n_units, fine);
     const uint8_t *panels[GROUP];
     for (int32_t p = 0; p < r->n_panels; p++) {
         panels[p] = w->data + (uint64_t)(r->panel + p) * w->panel_size;
     }
     if (r->n_tokens == 1 && r->n_panels == GROUP && kernels->q8_stream[kind]) {
-        kernels->q8_stream[kind](panels, n_units, x, ret, sum_stride);
+        kernels->q8_stream[kind](panels, n_units, x, fine, n_fine, ret, sum_stride);
         return;
     }
     for (int32_t p = 0; p < r->n_panels; p++) {
-        kernels->q8[kind](panels[p], n_units, x, stride, r->n_tokens, ret + p * sum_stride);
+        kernels->q8[kind](panels[p], n_units, x, stride, r->n_tokens, fine, n_fine,
+                          ret + p * sum_stride);
     }
 }
 

@@ -14,12 +14,12 @@
  * just [n_cols][16].
  *
  * Numbers: an int8 product is acc = fma(d_w * d_x, dot, acc), then with a minimum
- * acc = fma(m_w, d_x * sum, acc), group by group in ascending order; dots and sums are exact
- * integers. An f32 product is acc = fma(w, x, acc) column by column, w decoded as the block type
- * says. So an output's bits depend on nothing but its row and its column of activations, and int8
- * products and prepared activations have the same bits on every instruction set. The scalar f32
- * product rounds after the multiplication too (a fused one is a slow call where the processor lacks
- * it), so there the bits differ.
+ * acc = fma(m_w, d_x * sum, acc), group by group in ascending order, refined blocks (below) last;
+ * dots and sums are exact integers. An f32 product is acc = fma(w, x, acc) column by column, w
+ * decoded as the block type says. So an output's bits depend on nothing but its row and its column
+ * of activations, and int8 products and prepared activations have the same bits on every
+ * instruction set. The scalar f32 product rounds after the multiplication too (a fused one is a
+ * slow call where the processor lacks it), so there the bits differ.
  */
 #ifndef SOBRE_MM_KERNELS_H
 #define SOBRE_MM_KERNELS_H
@@ -115,6 +115,31 @@ typedef struct mm_act_block {
 /* A block whose largest value is below this is zero: its inverse scale would overflow. */
 #define MM_ACT_TINY 1e-36f
 
+/*
+ * A few channels of a normalised row are often much larger than all others, and the coarse steps of
+ * their blocks make most of the row's error. So a block that would make an MM_FINE_SHARE th of it
+ * or more is refined: what its int8 values leave over is quantised too, and the product adds both.
+ * That leaves less than half of the error for a few per cent more work.
+ *
+ * The row of a token: its blocks, a line that lists the refined ones, and what they leave over, in
+ * as many blocks, zero elsewhere. Zeros add nothing, so a token's bits do not depend on what its
+ * neighbours in a tile refine.
+ */
+enum { MM_FINE_SHARE = 8, MM_MAX_FINE = MM_FINE_SHARE, MM_MAX_TILE = 8 };
+
+typedef struct mm_act_fine {
+    int32_t n, block[MM_MAX_FINE]; /* ascending; 0 beyond the n-th */
+    int32_t unused[7];
+} mm_act_fine;
+
+static inline int64_t mm_act_main(int64_t k) /* blocks of a row */
+{
+    return (k + MM_UNIT - 1) / MM_UNIT * 2;
+}
+
+/* Which blocks of a row to refine. */
+void mm_act_choose(const mm_act_block *row, int64_t n_blocks, mm_act_fine *ret);
+
 static inline void mm_act_sums(mm_act_block *block, int32_t first_half, int32_t second_half)
 {
     int32_t sum = first_half + second_half;
@@ -128,7 +153,7 @@ static inline void mm_act_sums(mm_act_block *block, int32_t first_half, int32_t 
 /* Distance of tokens. An odd number of lines, so that tokens fall into different cache sets. */
 static inline int64_t mm_act_blocks(int64_t k)
 {
-    return (k + MM_UNIT - 1) / MM_UNIT * 2 + 1;
+    return 2 * mm_act_main(k) + 1;
 }
 static inline int64_t mm_act_floats(int64_t k)
 {
@@ -149,12 +174,15 @@ typedef struct mm_kernels {
     sobre_cpu_isa isa;
     int32_t tile; /* tokens that a product takes at most: a power of two */
 
-    /* One panel times n_tokens <= tile columns: ret [n_tokens][16] is overwritten. */
+    /* One panel times n_tokens <= tile columns: ret [n_tokens][16] is overwritten. `fine`: the
+     * blocks that any of the tokens refines, ascending. */
     void (*q8[MM_N_QUANT_KINDS])(const uint8_t *panel, int64_t n_units, const mm_act_block *x,
-                                 int64_t x_stride, int32_t n_tokens, float *ret);
+                                 int64_t x_stride, int32_t n_tokens, const int32_t *fine,
+                                 int32_t n_fine, float *ret);
     /* MM_STREAM_PANELS panels times one token, panel i to ret + i * ret_stride; may be NULL. */
     void (*q8_stream[MM_N_QUANT_KINDS])(const uint8_t *const *panels, int64_t n_units,
-                                        const mm_act_block *x, float *ret, int64_t ret_stride);
+                                        const mm_act_block *x, const int32_t *fine, int32_t n_fine,
+                                        float *ret, int64_t ret_stride);
     /* n_cols <= 64 columns of a panel to f32: ret [n_cols][16]. Quantised units are whole. NULL for
      * F32, which is used in place. */
     void (*decode[MM_N_KINDS])(const uint8_t *unit, int32_t n_cols, float *ret);

@@ -41,31 +41,39 @@ static void load_group(const mm_kind_info *kind, const uint8_t *unit, int group,
     }
 }
 
-static void q8_token(const mm_kind_info *kind, const uint8_t *panel, int64_t n_units,
+/* acc += a block of 32 columns. */
+static void q8_block(const mm_kind_info *kind, const uint8_t *unit, int block,
                      const mm_act_block *x, float *acc)
 {
     float d[MM_PANEL], m[MM_PANEL];
     int8_t q[MM_BLOCK * MM_PANEL];
-    const int group = kind->group;
-    for (int64_t u = 0; u < n_units; u++, panel += kind->unit_size) {
-        for (int g = 0; g < MM_UNIT / group; g++) {
-            const mm_act_block *block = &x[2 * u + g * group / MM_BLOCK];
-            const int at = g * group % MM_BLOCK;
-            int32_t dot[MM_PANEL] = {0};
-            load_scales(kind, panel + g * MM_PANEL * kind->scale_size, d);
-            load_group(kind, panel, g, q);
-            for (int i = 0; i < group; i++) {
-                for (int r = 0; r < MM_PANEL; r++) dot[r] += q[i * MM_PANEL + r] * block->q[at + i];
-            }
-            for (int r = 0; r < MM_PANEL; r++) {
-                acc[r] = fmaf(d[r] * block->d, (float)dot[r], acc[r]);
-            }
-            if (!kind->has_min) continue;
-            const float sum =
-                group == MM_BLOCK ? block->scaled_sum : block->d * block->half_sum[at / 16];
-            load_scales(kind, panel + kind->m_at + g * MM_PANEL * kind->scale_size, m);
-            for (int r = 0; r < MM_PANEL; r++) acc[r] = fmaf(m[r], sum, acc[r]);
+    const int group = kind->group, n_groups = MM_BLOCK / group;
+    for (int g = block * n_groups; g < (block + 1) * n_groups; g++) {
+        const int at = g * group % MM_BLOCK;
+        int32_t dot[MM_PANEL] = {0};
+        load_scales(kind, unit + g * MM_PANEL * kind->scale_size, d);
+        load_group(kind, unit, g, q);
+        for (int i = 0; i < group; i++) {
+            for (int r = 0; r < MM_PANEL; r++) dot[r] += q[i * MM_PANEL + r] * x->q[at + i];
         }
+        for (int r = 0; r < MM_PANEL; r++) acc[r] = fmaf(d[r] * x->d, (float)dot[r], acc[r]);
+        if (!kind->has_min) continue;
+        const float sum = group == MM_BLOCK ? x->scaled_sum : x->d * x->half_sum[at / 16];
+        load_scales(kind, unit + kind->m_at + g * MM_PANEL * kind->scale_size, m);
+        for (int r = 0; r < MM_PANEL; r++) acc[r] = fmaf(m[r], sum, acc[r]);
+    }
+}
+
+static void q8_token(const mm_kind_info *kind, const uint8_t *panel, int64_t n_units,
+                     const mm_act_block *x, const int32_t *fine, int32_t n_fine, float *acc)
+{
+    const mm_act_block *rest = x + 2 * n_units + 1;
+    for (int64_t b = 0; b < 2 * n_units; b++) {
+        q8_block(kind, panel + b / 2 * kind->unit_size, (int)(b % 2), &x[b], acc);
+    }
+    for (int32_t i = 0; i < n_fine; i++) {
+        const int32_t b = fine[i];
+        q8_block(kind, panel + b / 2 * kind->unit_size, b % 2, &rest[b], acc);
     }
 }
 
@@ -88,18 +96,20 @@ static void decode_quant(const mm_kind_info *kind, const uint8_t *unit, int32_t 
     }
 }
 
-#define QUANT_KERNELS(NAME, KIND)                                                            \
-    static void q8_##NAME(const uint8_t *panel, int64_t n_units, const mm_act_block *x,      \
-                          int64_t x_stride, int32_t n_tokens, float *ret)                    \
-    {                                                                                        \
-        memset(ret, 0, (size_t)n_tokens *MM_PANEL * sizeof(float));                          \
-        for (int32_t t = 0; t < n_tokens; t++) {                                             \
-            q8_token(&mm_kinds[KIND], panel, n_units, x + t * x_stride, ret + t * MM_PANEL); \
-        }                                                                                    \
-    }                                                                                        \
-    static void decode_##NAME(const uint8_t *unit, int32_t n_cols, float *ret)               \
-    {                                                                                        \
-        decode_quant(&mm_kinds[KIND], unit, n_cols, ret);                                    \
+#define QUANT_KERNELS(NAME, KIND)                                                                  \
+    static void q8_##NAME(const uint8_t *panel, int64_t n_units, const mm_act_block *x,            \
+                          int64_t x_stride, int32_t n_tokens, const int32_t *fine, int32_t n_fine, \
+                          float *ret)                                                              \
+    {                                                                                              \
+        memset(ret, 0, (size_t)n_tokens *MM_PANEL * sizeof(float));                                \
+        for (int32_t t = 0; t < n_tokens; t++) {                                                   \
+            q8_token(&mm_kinds[KIND], panel, n_units, x + t * x_stride, fine, n_fine,              \
+                     ret + t * MM_PANEL);                                                          \
+        }                                                                                          \
+    }                                                                                              \
+    static void decode_##NAME(const uint8_t *unit, int32_t n_cols, float *ret)                     \
+    {                                                                                              \
+        decode_quant(&mm_kinds[KIND], unit, n_cols, ret);                                          \
     }
 QUANT_KERNELS(q4, MM_KIND_Q4)
 QUANT_KERNELS(q4_min, MM_KIND_Q4_MIN)
@@ -193,6 +203,15 @@ static void normalise(const mm_prologue *prologue, const norm *n, const float *x
     }
 }
 
+/* Block b of a normalised row, zeros beyond its end. */
+static void normalise_block(const mm_prologue *prologue, const norm *n, const float *x, int64_t k,
+                            int64_t b, float *ret)
+{
+    int64_t begin = b * MM_BLOCK, end = begin + MM_BLOCK < k ? begin + MM_BLOCK : k;
+    memset(ret, 0, MM_BLOCK * sizeof(*ret));
+    normalise(prologue, n, x, begin, end, ret);
+}
+
 static void prepare_f32(const mm_prologue *prologue, const float *x, int64_t k, float *ret)
 {
     norm n = norm_of(&prologue->norm, x, k);
@@ -228,11 +247,20 @@ static void prepare_q8(const mm_prologue *prologue, const float *x, int64_t k, m
 {
     float y[MM_BLOCK];
     norm n = norm_of(&prologue->norm, x, k);
-    for (int64_t col = 0; col < (k + MM_UNIT - 1) / MM_UNIT * MM_UNIT; col += MM_BLOCK, ret++) {
-        int64_t end = col + MM_BLOCK < k ? col + MM_BLOCK : k;
-        memset(y, 0, sizeof(y));
-        normalise(prologue, &n, x, col, end, y);
-        quantise(y, ret);
+    const int64_t n_blocks = mm_act_main(k);
+    mm_act_fine *fine = (mm_act_fine *)&ret[n_blocks];
+    mm_act_block *rest = &ret[n_blocks + 1];
+    for (int64_t b = 0; b < n_blocks; b++) {
+        normalise_block(prologue, &n, x, k, b, y);
+        quantise(y, &ret[b]);
+    }
+    mm_act_choose(ret, n_blocks, fine);
+    memset(rest, 0, (size_t)n_blocks * sizeof(*rest));
+    for (int32_t f = 0; f < fine->n; f++) {
+        const int32_t b = fine->block[f];
+        normalise_block(prologue, &n, x, k, b, y);
+        for (int i = 0; i < MM_BLOCK; i++) y[i] = fmaf(-ret[b].d, (float)ret[b].q[i], y[i]);
+        quantise(y, &rest[b]);
     }
 }
 

@@ -76,20 +76,38 @@ static void decode_bf16(const uint8_t *unit, int32_t n_cols, float *ret)
 
 /* --- Products */
 
+/* One block's part, with activations from the row's block 0 on. */
+static inline MM_INLINED void block_dots(const mm_kind_info *kind, const int n,
+                                         const uint8_t *panel, int32_t block, const mm_act_block *x,
+                                         int64_t x_stride, vf (*acc)[ROW_VECTORS])
+{
+    const int n_groups = MM_BLOCK / kind->group;
+    const uint8_t *unit = panel + block / 2 * kind->unit_size;
+    MM_UNROLL(2)
+    for (int g = 0; g < n_groups; g++) {
+        group_dots(kind, n, unit, block % 2 * n_groups + g, x + block / 2 * 2, x_stride, acc);
+    }
+}
+
 static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const uint8_t *panel,
                                       int64_t n_units, const mm_act_block *x, int64_t x_stride,
-                                      float *ret)
+                                      const int32_t *fine, int32_t n_fine, float *ret)
 {
     const mm_kind_info *kind = &mm_kinds[kind_id];
+    const mm_act_block *rest = x + 2 * n_units + 1;
     vf acc[MM_TILE][ROW_VECTORS];
     for (int t = 0; t < n; t++) {
         for (int v = 0; v < ROW_VECTORS; v++) acc[t][v] = vf_zero();
     }
-    for (int64_t u = 0; u < n_units; u++, panel += kind->unit_size, x += 2) {
+    for (int64_t u = 0; u < n_units; u++, x += 2) {
+        const uint8_t *unit = panel + u * kind->unit_size;
         MM_UNROLL(4)
         for (int g = 0; g < MM_UNIT / kind->group; g++) {
-            group_dots(kind, n, panel, g, x, x_stride, acc);
+            group_dots(kind, n, unit, g, x, x_stride, acc);
         }
+    }
+    for (int32_t i = 0; i < n_fine; i++) {
+        block_dots(kind, n, panel, fine[i], rest, x_stride, acc);
     }
     for (int t = 0; t < n; t++) {
         for (int v = 0; v < ROW_VECTORS; v++) vf_store(ret + t * MM_PANEL + v * VF_N, acc[t][v]);
@@ -98,10 +116,11 @@ static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const 
 
 /* One token and several panels: memory answers several streams faster than one. */
 static inline MM_INLINED void q8_panels(const mm_kind kind_id, const uint8_t *const *panels,
-                                        int64_t n_units, const mm_act_block *x, float *ret,
-                                        int64_t ret_stride)
+                                        int64_t n_units, const mm_act_block *x, const int32_t *fine,
+                                        int32_t n_fine, float *ret, int64_t ret_stride)
 {
     const mm_kind_info *kind = &mm_kinds[kind_id];
+    const mm_act_block *rest = x + 2 * n_units + 1;
     vf acc[MM_STREAM_PANELS][ROW_VECTORS];
     for (int p = 0; p < MM_STREAM_PANELS; p++) {
         for (int v = 0; v < ROW_VECTORS; v++) acc[p][v] = vf_zero();
@@ -115,28 +134,35 @@ static inline MM_INLINED void q8_panels(const mm_kind kind_id, const uint8_t *co
             }
         }
     }
+    for (int32_t i = 0; i < n_fine; i++) {
+        for (int p = 0; p < MM_STREAM_PANELS; p++) {
+            block_dots(kind, 1, panels[p], fine[i], rest, 0, &acc[p]);
+        }
+    }
     for (int p = 0; p < MM_STREAM_PANELS; p++) {
         for (int v = 0; v < ROW_VECTORS; v++) vf_store(ret + p * ret_stride + v * VF_N, acc[p][v]);
     }
 }
 
-#define Q8_CASE(n)                                          \
-    case n:                                                 \
-        q8_tile(kind, n, panel, n_units, x, x_stride, ret); \
+#define Q8_CASE(n)                                                        \
+    case n:                                                               \
+        q8_tile(kind, n, panel, n_units, x, x_stride, fine, n_fine, ret); \
         return;
-#define Q8(NAME, KIND)                                                                  \
-    static void q8_##NAME(const uint8_t *panel, int64_t n_units, const mm_act_block *x, \
-                          int64_t x_stride, int32_t n_tokens, float *ret)               \
-    {                                                                                   \
-        const mm_kind kind = KIND;                                                      \
-        switch (n_tokens) {                                                             \
-            MM_TILE_SIZES(Q8_CASE)                                                      \
-        }                                                                               \
-    }                                                                                   \
-    static void q8_stream_##NAME(const uint8_t *const *panels, int64_t n_units,         \
-                                 const mm_act_block *x, float *ret, int64_t ret_stride) \
-    {                                                                                   \
-        q8_panels(KIND, panels, n_units, x, ret, ret_stride);                           \
+#define Q8(NAME, KIND)                                                                             \
+    static void q8_##NAME(const uint8_t *panel, int64_t n_units, const mm_act_block *x,            \
+                          int64_t x_stride, int32_t n_tokens, const int32_t *fine, int32_t n_fine, \
+                          float *ret)                                                              \
+    {                                                                                              \
+        const mm_kind kind = KIND;                                                                 \
+        switch (n_tokens) {                                                                        \
+            MM_TILE_SIZES(Q8_CASE)                                                                 \
+        }                                                                                          \
+    }                                                                                              \
+    static void q8_stream_##NAME(const uint8_t *const *panels, int64_t n_units,                    \
+                                 const mm_act_block *x, const int32_t *fine, int32_t n_fine,       \
+                                 float *ret, int64_t ret_stride)                                   \
+    {                                                                                              \
+        q8_panels(KIND, panels, n_units, x, fine, n_fine, ret, ret_stride);                        \
     }
 Q8(q4, MM_KIND_Q4)
 Q8(q4_min, MM_KIND_Q4_MIN)
@@ -352,15 +378,37 @@ static inline void quantise(const vf *y, mm_act_block *ret)
                 (int32_t)(sums[2] + sums[3]) - 16 * 128);
 }
 
+static void normalised_block(const mm_prologue *prologue, const norm *n, const float *x, int64_t k,
+                             int64_t b, vf *ret)
+{
+    for (int v = 0; v < BLOCK_VECTORS; v++) {
+        ret[v] = normalised(prologue, n, x, b * MM_BLOCK + v * VF_N, k);
+    }
+}
+
 static void prepare_q8(const mm_prologue *prologue, const float *x, int64_t k, mm_act_block *ret)
 {
     vf y[BLOCK_VECTORS];
     norm n = norm_of(&prologue->norm, x, k);
-    for (int64_t at = 0; at < (k + MM_UNIT - 1) / MM_UNIT * MM_UNIT; at += MM_BLOCK) {
+    const int64_t n_blocks = mm_act_main(k);
+    mm_act_fine *fine = (mm_act_fine *)&ret[n_blocks];
+    mm_act_block *rest = &ret[n_blocks + 1];
+    for (int64_t b = 0; b < n_blocks; b++) {
+        normalised_block(prologue, &n, x, k, b, y);
+        quantise(y, &ret[b]);
+    }
+    mm_act_choose(ret, n_blocks, fine);
+    memset(rest, 0, (size_t)n_blocks * sizeof(*rest));
+    for (int32_t f = 0; f < fine->n; f++) {
+        const int32_t b = fine->block[f];
+        const vf step = vf_set1(-ret[b].d);
+        normalised_block(prologue, &n, x, k, b, y);
         for (int v = 0; v < BLOCK_VECTORS; v++) {
-            y[v] = normalised(prologue, &n, x, at + v * VF_N, k);
+            int32_t q[VF_N];
+            for (int i = 0; i < VF_N; i++) q[i] = ret[b].q[v * VF_N + i];
+            y[v] = vf_fma(step, vf_from_vi(vi_load((const uint8_t *)q)), y[v]);
         }
-        quantise(y, ret++);
+        quantise(y, &rest[b]);
     }
 }
 
