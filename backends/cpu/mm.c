@@ -49,7 +49,8 @@ static uint64_t act_stride(mm_act act, int64_t k) /* bytes */
 
 uint64_t mm_act_size(mm_act act, int64_t n_cols_in, int32_t n_tokens)
 {
-    return act_stride(act, n_cols_in) * (uint64_t)n_tokens;
+    /* int8: twice, for what refined blocks leave over. */
+    return act_stride(act, n_cols_in) * (uint64_t)n_tokens * (act == MM_ACT_Q8 ? 2 : 1);
 }
 
 void mm_act_choose(const mm_act_block *row, int64_t n_blocks, mm_act_fine *ret)
@@ -70,7 +71,8 @@ void mm_act_prepare(const mm_kernels *kernels, mm_act act, const mm_prologue *pr
     for (int32_t t = begin; t < end; t++) {
         uint8_t *row = (uint8_t *)ret_act + act_stride(act, k) * (uint64_t)t;
         if (act == MM_ACT_Q8) {
-            kernels->prepare_q8(prologue, x + t * k, k, (mm_act_block *)row);
+            mm_act_block *main = (mm_act_block *)row;
+            kernels->prepare_q8(prologue, x + t * k, k, main, main + mm_act_blocks(k) * n_tokens);
         } else {
             kernels->prepare_f32(prologue, x + t * k, k, (float *)row);
         }
@@ -82,24 +84,24 @@ void mm_act_prepare(const mm_kernels *kernels, mm_act act, const mm_prologue *pr
 typedef struct range {
     int64_t panel;
     int32_t n_panels, token, n_tokens;
+    int32_t all_tokens; /* of the job */
 } range;
 
-/* The blocks that any token of a tile refines, ascending. They are mostly the same for all. */
-static int32_t gather_fine(const mm_act_block *x, int64_t stride, int32_t n_tokens, int64_t at,
-                           int32_t ret[MM_MAX_TILE * MM_MAX_FINE])
+/* They are mostly the same for all tokens. */
+static void gather_fine(const mm_act_block *x, int64_t stride, int32_t n_tokens, mm_fine_tile *ret)
 {
     int32_t n = 0;
     for (int32_t t = 0; t < n_tokens; t++) {
-        const mm_act_fine *fine = (const mm_act_fine *)&x[t * stride + at];
-        if (t && !memcmp(fine, &x[(t - 1) * stride + at], sizeof(*fine))) continue;
+        const mm_act_fine *fine = (const mm_act_fine *)&x[(t + 1) * stride - 1];
+        if (t && !memcmp(fine, &x[t * stride - 1], sizeof(*fine))) continue;
         for (int32_t i = 0, k = 0; i < fine->n; i++) {
-            while (k < n && ret[k] < fine->block[i]) k++;
-            if (k < n && ret[k] == fine->block[i]) continue;
-            memmove(ret + k + 1, ret + k, (size_t)(n++ - k) * sizeof(*ret));
-            ret[k] = fine->block[i];
+            while (k < n && ret->block[k] < fine->block[i]) k++;
+            if (k < n && ret->block[k] == fine->block[i]) continue;
+            memmove(ret->block + k + 1, ret->block + k, (size_t)(n++ - k) * sizeof(*ret->block));
+            ret->block[k] = fine->block[i];
         }
     }
-    return n;
+    ret->n = n;
 }
 
 static void multiply_q8(const mm_kernels *kernels, const mm_weight *w, const void *act,
@@ -108,19 +110,18 @@ static void multiply_q8(const mm_kernels *kernels, const mm_weight *w, const voi
     mm_kind kind = mm_kind_of(w);
     int64_t n_units = (w->n_cols + MM_UNIT - 1) / MM_UNIT, stride = mm_act_blocks(w->n_cols);
     const mm_act_block *x = (const mm_act_block *)act + r->token * stride;
-    int32_t fine[MM_MAX_TILE * MM_MAX_FINE];
-    int32_t n_fine = gather_fine(x, stride, r->n_tokens, 2 * n_units, fine);
+    mm_fine_tile fine = {.rest = x + r->all_tokens * stride};
+    gather_fine(x, stride, r->n_tokens, &fine);
     const uint8_t *panels[GROUP];
     for (int32_t p = 0; p < r->n_panels; p++) {
         panels[p] = w->data + (uint64_t)(r->panel + p) * w->panel_size;
     }
     if (r->n_tokens == 1 && r->n_panels == GROUP && kernels->q8_stream[kind]) {
-        kernels->q8_stream[kind](panels, n_units, x, fine, n_fine, ret, sum_stride);
+        kernels->q8_stream[kind](panels, n_units, x, &fine, ret, sum_stride);
         return;
     }
     for (int32_t p = 0; p < r->n_panels; p++) {
-        kernels->q8[kind](panels[p], n_units, x, stride, r->n_tokens, fine, n_fine,
-                          ret + p * sum_stride);
+        kernels->q8[kind](panels[p], n_units, x, stride, r->n_tokens, &fine, ret + p * sum_stride);
     }
 }
 
@@ -218,7 +219,7 @@ static void run_panels(const mm_job *job, int32_t entry, int64_t begin, int64_t 
 {
     for (int64_t panel = begin; panel < end; panel += GROUP) {
         int32_t n = end - panel < GROUP ? (int32_t)(end - panel) : GROUP;
-        run_range(job, entry, &(range){panel, n, token, n_tokens});
+        run_range(job, entry, &(range){panel, n, token, n_tokens, job->n_tokens});
     }
 }
 

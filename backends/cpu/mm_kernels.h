@@ -121,9 +121,9 @@ typedef struct mm_act_block {
  * or more is refined: what its int8 values leave over is quantised too, and the product adds both.
  * That leaves less than half of the error for a few per cent more work.
  *
- * The row of a token: its blocks, a line that lists the refined ones, and what they leave over, in
- * as many blocks, zero elsewhere. Zeros add nothing, so a token's bits do not depend on what its
- * neighbours in a tile refine.
+ * The row of a token: its blocks, then a line that lists the refined ones. What they leave over is
+ * in rows of the same length behind those of all tokens; other blocks are zero there. Zeros add
+ * nothing, so a token's bits do not depend on what its neighbours in a tile refine.
  */
 enum { MM_FINE_SHARE = 8, MM_MAX_FINE = MM_FINE_SHARE, MM_MAX_TILE = 8 };
 
@@ -131,6 +131,13 @@ typedef struct mm_act_fine {
     int32_t n, block[MM_MAX_FINE]; /* ascending; 0 beyond the n-th */
     int32_t unused[7];
 } mm_act_fine;
+
+/* The blocks that any token of a tile refines, ascending, and what they leave over: the row of the
+ * tile's first token. */
+typedef struct mm_fine_tile {
+    const mm_act_block *rest;
+    int32_t n, block[MM_MAX_FINE * MM_MAX_TILE];
+} mm_fine_tile;
 
 static inline int64_t mm_act_main(int64_t k) /* blocks of a row */
 {
@@ -153,7 +160,7 @@ static inline void mm_act_sums(mm_act_block *block, int32_t first_half, int32_t 
 /* Distance of tokens. An odd number of lines, so that tokens fall into different cache sets. */
 static inline int64_t mm_act_blocks(int64_t k)
 {
-    return 2 * mm_act_main(k) + 1;
+    return mm_act_main(k) + 1;
 }
 static inline int64_t mm_act_floats(int64_t k)
 {
@@ -174,15 +181,14 @@ typedef struct mm_kernels {
     sobre_cpu_isa isa;
     int32_t tile; /* tokens that a product takes at most: a power of two */
 
-    /* One panel times n_tokens <= tile columns: ret [n_tokens][16] is overwritten. `fine`: the
-     * blocks that any of the tokens refines, ascending. */
+    /* One panel times n_tokens <= tile columns: ret [n_tokens][16] is overwritten. */
     void (*q8[MM_N_QUANT_KINDS])(const uint8_t *panel, int64_t n_units, const mm_act_block *x,
-                                 int64_t x_stride, int32_t n_tokens, const int32_t *fine,
-                                 int32_t n_fine, float *ret);
+                                 int64_t x_stride, int32_t n_tokens, const mm_fine_tile *fine,
+                                 float *ret);
     /* MM_STREAM_PANELS panels times one token, panel i to ret + i * ret_stride; may be NULL. */
     void (*q8_stream[MM_N_QUANT_KINDS])(const uint8_t *const *panels, int64_t n_units,
-                                        const mm_act_block *x, const int32_t *fine, int32_t n_fine,
-                                        float *ret, int64_t ret_stride);
+                                        const mm_act_block *x, const mm_fine_tile *fine, float *ret,
+                                        int64_t ret_stride);
     /* n_cols <= 64 columns of a panel to f32: ret [n_cols][16]. Quantised units are whole. NULL for
      * F32, which is used in place. */
     void (*decode[MM_N_KINDS])(const uint8_t *unit, int32_t n_cols, float *ret);
@@ -195,7 +201,8 @@ typedef struct mm_kernels {
                                    float *acc, int64_t acc_stride);
 
     /* One row: normalised, converted, padded with zeros to whole units. */
-    void (*prepare_q8)(const mm_prologue *prologue, const float *x, int64_t k, mm_act_block *ret);
+    void (*prepare_q8)(const mm_prologue *prologue, const float *x, int64_t k, mm_act_block *ret,
+                       mm_act_block *rest);
     void (*prepare_f32)(const mm_prologue *prologue, const float *x, int64_t k, float *ret);
     /* b: the second operand of glu. */
     void (*finish)(const mm_finish *f, const float *a, const float *b);

@@ -65,14 +65,14 @@ static void q8_block(const mm_kind_info *kind, const uint8_t *unit, int block,
 }
 
 static void q8_token(const mm_kind_info *kind, const uint8_t *panel, int64_t n_units,
-                     const mm_act_block *x, const int32_t *fine, int32_t n_fine, float *acc)
+                     const mm_act_block *x, const mm_act_block *rest, const mm_fine_tile *fine,
+                     float *acc)
 {
-    const mm_act_block *rest = x + 2 * n_units + 1;
     for (int64_t b = 0; b < 2 * n_units; b++) {
         q8_block(kind, panel + b / 2 * kind->unit_size, (int)(b % 2), &x[b], acc);
     }
-    for (int32_t i = 0; i < n_fine; i++) {
-        const int32_t b = fine[i];
+    for (int32_t i = 0; i < fine->n; i++) {
+        const int32_t b = fine->block[i];
         q8_block(kind, panel + b / 2 * kind->unit_size, b % 2, &rest[b], acc);
     }
 }
@@ -98,13 +98,13 @@ static void decode_quant(const mm_kind_info *kind, const uint8_t *unit, int32_t 
 
 #define QUANT_KERNELS(NAME, KIND)                                                                  \
     static void q8_##NAME(const uint8_t *panel, int64_t n_units, const mm_act_block *x,            \
-                          int64_t x_stride, int32_t n_tokens, const int32_t *fine, int32_t n_fine, \
+                          int64_t x_stride, int32_t n_tokens, const mm_fine_tile *fine,            \
                           float *ret)                                                              \
     {                                                                                              \
         memset(ret, 0, (size_t)n_tokens *MM_PANEL * sizeof(float));                                \
         for (int32_t t = 0; t < n_tokens; t++) {                                                   \
-            q8_token(&mm_kinds[KIND], panel, n_units, x + t * x_stride, fine, n_fine,              \
-                     ret + t * MM_PANEL);                                                          \
+            q8_token(&mm_kinds[KIND], panel, n_units, x + t * x_stride, fine->rest + t * x_stride, \
+                     fine, ret + t * MM_PANEL);                                                    \
         }                                                                                          \
     }                                                                                              \
     static void decode_##NAME(const uint8_t *unit, int32_t n_cols, float *ret)                     \
@@ -243,13 +243,13 @@ static void quantise(const float *y, mm_act_block *ret)
     mm_act_sums(ret, sum[0], sum[1]);
 }
 
-static void prepare_q8(const mm_prologue *prologue, const float *x, int64_t k, mm_act_block *ret)
+static void prepare_q8(const mm_prologue *prologue, const float *x, int64_t k, mm_act_block *ret,
+                       mm_act_block *rest)
 {
     float y[MM_BLOCK];
     norm n = norm_of(&prologue->norm, x, k);
     const int64_t n_blocks = mm_act_main(k);
     mm_act_fine *fine = (mm_act_fine *)&ret[n_blocks];
-    mm_act_block *rest = &ret[n_blocks + 1];
     for (int64_t b = 0; b < n_blocks; b++) {
         normalise_block(prologue, &n, x, k, b, y);
         quantise(y, &ret[b]);

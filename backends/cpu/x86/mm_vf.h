@@ -91,10 +91,9 @@ static inline MM_INLINED void block_dots(const mm_kind_info *kind, const int n,
 
 static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const uint8_t *panel,
                                       int64_t n_units, const mm_act_block *x, int64_t x_stride,
-                                      const int32_t *fine, int32_t n_fine, float *ret)
+                                      const mm_fine_tile *fine, float *ret)
 {
     const mm_kind_info *kind = &mm_kinds[kind_id];
-    const mm_act_block *rest = x + 2 * n_units + 1;
     vf acc[MM_TILE][ROW_VECTORS];
     for (int t = 0; t < n; t++) {
         for (int v = 0; v < ROW_VECTORS; v++) acc[t][v] = vf_zero();
@@ -106,8 +105,8 @@ static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const 
             group_dots(kind, n, unit, g, x, x_stride, acc);
         }
     }
-    for (int32_t i = 0; i < n_fine; i++) {
-        block_dots(kind, n, panel, fine[i], rest, x_stride, acc);
+    for (int32_t i = 0; i < fine->n; i++) {
+        block_dots(kind, n, panel, fine->block[i], fine->rest, x_stride, acc);
     }
     for (int t = 0; t < n; t++) {
         for (int v = 0; v < ROW_VECTORS; v++) vf_store(ret + t * MM_PANEL + v * VF_N, acc[t][v]);
@@ -116,11 +115,10 @@ static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const 
 
 /* One token and several panels: memory answers several streams faster than one. */
 static inline MM_INLINED void q8_panels(const mm_kind kind_id, const uint8_t *const *panels,
-                                        int64_t n_units, const mm_act_block *x, const int32_t *fine,
-                                        int32_t n_fine, float *ret, int64_t ret_stride)
+                                        int64_t n_units, const mm_act_block *x,
+                                        const mm_fine_tile *fine, float *ret, int64_t ret_stride)
 {
     const mm_kind_info *kind = &mm_kinds[kind_id];
-    const mm_act_block *rest = x + 2 * n_units + 1;
     vf acc[MM_STREAM_PANELS][ROW_VECTORS];
     for (int p = 0; p < MM_STREAM_PANELS; p++) {
         for (int v = 0; v < ROW_VECTORS; v++) acc[p][v] = vf_zero();
@@ -134,9 +132,9 @@ static inline MM_INLINED void q8_panels(const mm_kind kind_id, const uint8_t *co
             }
         }
     }
-    for (int32_t i = 0; i < n_fine; i++) {
+    for (int32_t i = 0; i < fine->n; i++) {
         for (int p = 0; p < MM_STREAM_PANELS; p++) {
-            block_dots(kind, 1, panels[p], fine[i], rest, 0, &acc[p]);
+            block_dots(kind, 1, panels[p], fine->block[i], fine->rest, 0, &acc[p]);
         }
     }
     for (int p = 0; p < MM_STREAM_PANELS; p++) {
@@ -144,25 +142,25 @@ static inline MM_INLINED void q8_panels(const mm_kind kind_id, const uint8_t *co
     }
 }
 
-#define Q8_CASE(n)                                                        \
-    case n:                                                               \
-        q8_tile(kind, n, panel, n_units, x, x_stride, fine, n_fine, ret); \
+#define Q8_CASE(n)                                                \
+    case n:                                                       \
+        q8_tile(kind, n, panel, n_units, x, x_stride, fine, ret); \
         return;
-#define Q8(NAME, KIND)                                                                             \
-    static void q8_##NAME(const uint8_t *panel, int64_t n_units, const mm_act_block *x,            \
-                          int64_t x_stride, int32_t n_tokens, const int32_t *fine, int32_t n_fine, \
-                          float *ret)                                                              \
-    {                                                                                              \
-        const mm_kind kind = KIND;                                                                 \
-        switch (n_tokens) {                                                                        \
-            MM_TILE_SIZES(Q8_CASE)                                                                 \
-        }                                                                                          \
-    }                                                                                              \
-    static void q8_stream_##NAME(const uint8_t *const *panels, int64_t n_units,                    \
-                                 const mm_act_block *x, const int32_t *fine, int32_t n_fine,       \
-                                 float *ret, int64_t ret_stride)                                   \
-    {                                                                                              \
-        q8_panels(KIND, panels, n_units, x, fine, n_fine, ret, ret_stride);                        \
+#define Q8(NAME, KIND)                                                                        \
+    static void q8_##NAME(const uint8_t *panel, int64_t n_units, const mm_act_block *x,       \
+                          int64_t x_stride, int32_t n_tokens, const mm_fine_tile *fine,       \
+                          float *ret)                                                         \
+    {                                                                                         \
+        const mm_kind kind = KIND;                                                            \
+        switch (n_tokens) {                                                                   \
+            MM_TILE_SIZES(Q8_CASE)                                                            \
+        }                                                                                     \
+    }                                                                                         \
+    static void q8_stream_##NAME(const uint8_t *const *panels, int64_t n_units,               \
+                                 const mm_act_block *x, const mm_fine_tile *fine, float *ret, \
+                                 int64_t ret_stride)                                          \
+    {                                                                                         \
+        q8_panels(KIND, panels, n_units, x, fine, ret, ret_stride);                           \
     }
 Q8(q4, MM_KIND_Q4)
 Q8(q4_min, MM_KIND_Q4_MIN)
@@ -386,13 +384,13 @@ static void normalised_block(const mm_prologue *prologue, const norm *n, const f
     }
 }
 
-static void prepare_q8(const mm_prologue *prologue, const float *x, int64_t k, mm_act_block *ret)
+static void prepare_q8(const mm_prologue *prologue, const float *x, int64_t k, mm_act_block *ret,
+                       mm_act_block *rest)
 {
     vf y[BLOCK_VECTORS];
     norm n = norm_of(&prologue->norm, x, k);
     const int64_t n_blocks = mm_act_main(k);
     mm_act_fine *fine = (mm_act_fine *)&ret[n_blocks];
-    mm_act_block *rest = &ret[n_blocks + 1];
     for (int64_t b = 0; b < n_blocks; b++) {
         normalised_block(prologue, &n, x, k, b, y);
         quantise(y, &ret[b]);
