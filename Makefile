@@ -2,10 +2,10 @@
 # make run [PROMPT="..."] [DEVICE=cpu] [MODEL=file.gguf]   builds, fetches a small model, answers
 # make check [GOLDEN=folder]                               builds and runs all tests
 # make build, make clean                                   build/sobre; removes build/, build-san/
-PROMPT = What is the capital of France?
-DEVICE = auto
-MODEL =
-GOLDEN =
+PROMPT ?= What is the capital of France?
+DEVICE ?= auto
+MODEL ?=
+GOLDEN ?=
 export PROMPT DEVICE MODEL GOLDEN
 
 run: build

@@ -149,7 +149,7 @@ static json_t *to_json(const bench *b, const result *r)
     json_t *row = json_pack(
         "{s:s,s:o,s:s,s:I,s:I,s:s,s:o,s:i,s:b,s:s,s:i,s:i}", "build_version", sobre_version(),
         "model_filename", json_text(b->name, strlen(b->name)), "model_type", b->type, "model_size",
-        (json_int_t)a->info->file_bytes, "model_n_params", (json_int_t)a->info->n_params, "backend",
+        (json_int_t)a->info->tensor_bytes, "model_n_params", (json_int_t)a->info->n_params, "backend",
         a->device_info ? a->device_info->backend : "", "device", json_text(device, strlen(device)),
         "n_threads", (int)b->n_threads, "exact", (int)a->args->exact, "test", r->test, "n_prompt",
         (int)r->n_prompt, "n_gen", (int)r->n_gen);
@@ -219,7 +219,7 @@ static int print_table(const bench *b, const result *results, size_t n, bool mar
         const result *r = &results[i - 1];
         char text[HUMAN_SIZE];
         snprintf(cells[i][0], CELL_SIZE, "%s", b->type);
-        snprintf(cells[i][1], CELL_SIZE, "%s", human_bytes(info->file_bytes, text));
+        snprintf(cells[i][1], CELL_SIZE, "%s", human_bytes(info->tensor_bytes, text));
         snprintf(cells[i][2], CELL_SIZE, "%s", human_count(info->n_params, text));
         snprintf(cells[i][3], CELL_SIZE, "%d", (int)b->n_threads);
         snprintf(cells[i][4], CELL_SIZE, "%s", r->test);

@@ -45,7 +45,7 @@ static size_t info_rows(const sobre_model_info *m, row rows[MAX_ROWS])
 {
     const row all[] = {
         {"n_params", "parameters", m->n_params, ROW_COUNT},
-        {"file_bytes", "weights in file", m->file_bytes, ROW_BYTES},
+        {"tensor_bytes", "weights in file", m->tensor_bytes, ROW_BYTES},
         {"n_layer", "layers", (uint64_t)m->n_layer, ROW_PLAIN},
         {"n_embd", "embedding", (uint64_t)m->n_embd, ROW_PLAIN},
         {"n_ff", "feed-forward", (uint64_t)m->n_ff, ROW_PLAIN},
@@ -241,7 +241,7 @@ static int inspect(app *a, const inspect_args *args)
         return status < 0 ? app_fail(a, status) : out_finish();
     }
     /* A file with a tokenizer only has nothing to load. */
-    const bool loads = a->info->file_bytes > 0 || args->fit;
+    const bool loads = a->info->tensor_bytes > 0 || args->fit;
     if (loads && (code = app_fit(a, &fit, &placement)) >= 0) return code;
     return args->common.json ? print_json(a, loads ? &placement : NULL)
                              : print_text(a, args, loads ? &placement : NULL);

@@ -72,7 +72,7 @@ static void count_types(sobre_model *m)
 
         for (int32_t d = 0; d < t->rank; d++) n *= (uint64_t)t->dims[d];
         m->info.n_params += n;
-        m->info.file_bytes += t->size;
+        m->info.tensor_bytes += t->size;
         bytes_of[t->dtype] += t->size;
         if (bytes_of[t->dtype] > most) {
             most = bytes_of[t->dtype];
@@ -275,17 +275,17 @@ sobre_status sobre_model_dump(sobre_model *model, const sobre_fit_options *optio
     sobre_status status = SOBRE_OK;
 
     if (!model) return SOBRE_INVALID_ARGUMENT;
-    if (!write || n_cols < 0 || (what != SOBRE_DUMP_GRAPH && what != SOBRE_DUMP_PLAN) ||
+    if (!write || n_cols < 0 || what < SOBRE_DUMP_GRAPH || what > SOBRE_DUMP_PLAN ||
         (format != SOBRE_DUMP_TEXT && format != SOBRE_DUMP_DOT))
         return fail(model->ctx, SOBRE_INVALID_ARGUMENT,
-                    "a dump needs a writer, what (graph or plan), a format (text or dot), and "
+                    "a dump needs a writer, what (graph, fused or plan), a format (text or dot), and "
                     "n_cols of at least 0");
     TRY(check_runs(model));
     TRY(fit_make(model, options, &devices, &fused, &p));
     if (what == SOBRE_DUMP_GRAPH) {
         status = inspect_graph(model->ctx, model->graph, "as the family built it", format, &sink);
-        if (status >= 0)
-            status = inspect_graph(model->ctx, fused, "as fused for the device", format, &sink);
+    } else if (what == SOBRE_DUMP_FUSED) {
+        status = inspect_graph(model->ctx, fused, "as fused for the device", format, &sink);
     } else {
         plan_options o = {
             .devices = &devices, .n_cols = n_cols ? n_cols : 1, .n_rows = 1, .n_seq = p.n_seq};

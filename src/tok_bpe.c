@@ -305,6 +305,13 @@ static sobre_status scratch_reserve(bpe_scratch *s, size_t n)
     return SOBRE_OK;
 }
 
+/* What stands for a byte that the vocabulary lacks; -1: it is left out. Never a control token, which
+ * text must not be able to call up. */
+static int32_t unknown_id(const tokenizer *t)
+{
+    return t->unk >= 0 && t->vocab.tokens[t->unk].type != TOKEN_CONTROL ? t->unk : -1;
+}
+
 static sobre_status encode_piece(void *user, const char *text, size_t size)
 {
     bpe_scratch *s = user;
@@ -326,13 +333,8 @@ static sobre_status encode_piece(void *user, const char *text, size_t size)
     for (size_t i = 0; i + 1 < size; i++) rank_symbol(s, b, (int32_t)i);
     merge_symbols(s, b);
     for (int32_t at = 0; at >= 0; at = s->symbols[at].next) {
-        int32_t id = s->symbols[at].id >= 0 ? s->symbols[at].id : t->unk;
-        if (id < 0)
-            return fail(t->ctx, SOBRE_UNSUPPORTED,
-                        "the vocabulary has no token for byte 0x%02X, %zu bytes after the start of "
-                        "the text, and none for what is unknown; leave the byte out",
-                        (uint8_t)text[at], (size_t)(text - run->text) + (size_t)at);
-        run->ids[run->n++] = id;
+        int32_t id = s->symbols[at].id >= 0 ? s->symbols[at].id : unknown_id(t);
+        if (id >= 0) run->ids[run->n++] = id;
     }
     return SOBRE_OK;
 }

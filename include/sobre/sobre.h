@@ -209,7 +209,7 @@ typedef struct sobre_model_info {
     const char *architecture; /* "llama" */
     const char *quantization; /* the block type that holds most weights: "Q4_1" */
     uint64_t n_params;
-    uint64_t file_bytes; /* tensor data in the file(s) */
+    uint64_t tensor_bytes; /* of tensor data in the file(s) */
     int32_t n_vocab, n_ctx, n_embd, n_layer, n_head, n_head_kv, head_dim, n_ff;
     int32_t has_tokenizer;       /* 0: runs on ids only */
     const char *chat_format;     /* the recognised chat format ("chatml"), NULL if none */
@@ -274,8 +274,9 @@ SOBRE_EXPORT sobre_status sobre_model_unload(sobre_model *model);
 
 /* What sobre_model_dump() writes. */
 typedef enum sobre_dump {
-    SOBRE_DUMP_GRAPH = 1, /* nodes as the model family built them, then as fused for the device */
-    SOBRE_DUMP_PLAN = 2,  /* steps, device, buffers, offsets, bytes for one column bucket */
+    SOBRE_DUMP_GRAPH = 1, /* nodes as the model family built them */
+    SOBRE_DUMP_FUSED = 2, /* nodes as lowered and fused for the device */
+    SOBRE_DUMP_PLAN = 3,  /* steps, device, buffers, offsets, bytes for one column bucket */
 } sobre_dump;
 typedef enum sobre_dump_format { SOBRE_DUMP_TEXT = 0, SOBRE_DUMP_DOT = 1 } sobre_dump_format;
 
@@ -295,8 +296,9 @@ typedef enum sobre_tokenize_flags {
 } sobre_tokenize_flags;
 
 /* Text to ids. *ret_n gets the number of ids; if it is above `capacity`, BUFFER_TOO_SMALL, and
- * nothing else is written. `ids` may be NULL with capacity 0. Bytes that are not UTF-8 become byte
- * tokens where the vocabulary has them. Thread-safe. */
+ * nothing else is written. `ids` may be NULL with capacity 0. Bytes become byte tokens,
+ * in UTF-8 or not; one that the vocabulary lacks becomes its unknown token, or is left out if that is
+ * missing or a control token. Thread-safe. */
 SOBRE_EXPORT sobre_status sobre_tokenize(sobre_model *model, const char *text, size_t text_size,
                                          uint32_t flags, int32_t *ids, size_t capacity,
                                          size_t *ret_n);
