@@ -27,6 +27,17 @@ static void read_stats(const app *a, uint64_t *ret_n, double *ret_seconds)
     *ret_seconds = (double)(stats.prefill_ns + stats.decode_ns) * 1e-9;
 }
 
+int answer_fail(const app *a, sobre_status status)
+{
+    if (status != SOBRE_CONTEXT_FULL) return app_fail(a, status);
+    if (a->shifts || sobre_seq_length(a->session, 0) == 0)
+        complain("the prompt does not fit in the context; shorten it, or --n-ctx makes the context "
+                 "larger");
+    else
+        complain("the context is full; --n-ctx makes it larger, --full shift drops old text");
+    return CODE_FULL;
+}
+
 int answer_run(app *a, uint64_t start_ns, bool quiet, bool want_logprobs, answer *ret_answer)
 {
     answer r = {.ids = quiet ? json_array() : NULL,
@@ -66,12 +77,9 @@ int answer_run(app *a, uint64_t start_ns, bool quiet, bool want_logprobs, answer
     r.decode_seconds = after - before;
     if (last != '\n') putchar('\n');
 
-    if (code == CODE_OK && r.status < 0) code = app_fail(a, r.status);
+    if (code == CODE_OK && r.status < 0) code = answer_fail(a, r.status);
     if (code == CODE_OK && r.text.failed) code = out_of_memory();
-    if (code == CODE_OK && r.finish == SOBRE_FINISH_FULL) {
-        complain("the context is full; --n-ctx makes it larger, --full shift drops old text");
-        code = CODE_FULL;
-    }
+    if (code == CODE_OK && r.finish == SOBRE_FINISH_FULL) code = answer_fail(a, SOBRE_CONTEXT_FULL);
     const int flushed = out_finish();
     *ret_answer = r;
     return code == CODE_OK ? flushed : code;
@@ -85,15 +93,22 @@ void answer_free(answer *r)
     *r = (answer){0};
 }
 
+static void print_tokens(uint64_t n)
+{
+    fprintf(stderr, "%llu token%s", (unsigned long long)n, n == 1 ? "" : "s");
+}
+
 void answer_print_statistics(const answer *r)
 {
     if (r->n_prompt > 0) {
-        fprintf(stderr, "%llu tokens prompt", (unsigned long long)r->n_prompt);
+        print_tokens(r->n_prompt);
+        fprintf(stderr, " prompt");
         if (r->prompt_seconds > 0)
             fprintf(stderr, " at %.1f tokens/s", (double)r->n_prompt / r->prompt_seconds);
     }
     if (r->n_tokens > 0) {
-        fprintf(stderr, ", %llu tokens", (unsigned long long)r->n_tokens);
+        fprintf(stderr, ", ");
+        print_tokens(r->n_tokens);
         if (r->n_decode > 0 && r->decode_seconds > 0)
             fprintf(stderr, " at %.1f tokens/s", (double)r->n_decode / r->decode_seconds);
         fprintf(stderr, ", first token after %.2f s", r->first_seconds);

@@ -18,6 +18,8 @@ typedef struct answer {
 /* Runs a session whose prompt was just given (at start_ns) until its answer ends. `quiet` prints
  * nothing and keeps the text, ids and, with want_logprobs, log-probabilities. An exit code. */
 int answer_run(app *a, uint64_t start_ns, bool quiet, bool want_logprobs, answer *ret_answer);
+/* app_fail(), with the program's own advice where the context is full. */
+int answer_fail(const app *a, sobre_status status);
 void answer_free(answer *answer);
 /* "12 tokens prompt at 312.3 tokens/s, ..." on standard error. */
 void answer_print_statistics(const answer *answer);

@@ -116,8 +116,7 @@ sobre_fit_options app_fit_options(const app *a)
         .struct_size = sizeof(sobre_fit_options),
         .device = a->device,
         .n_ctx = a->args->n_ctx,
-        .kv_type =
-            a->args->exact && !a->args->kv_type ? SOBRE_KV_F32 : (sobre_kv_type)a->args->kv_type,
+        .kv_type = a->args->exact ? SOBRE_KV_F32 : (sobre_kv_type)a->args->kv_type,
         .limit = a->args->limit,
     };
 }
@@ -188,6 +187,7 @@ int app_open_session(app *a, const sobre_session_options *options)
     const sobre_status status = sobre_session_open(a->model, options, &a->session);
 
     if (status < 0) return app_fail(a, status);
+    a->shifts = options->full == SOBRE_FULL_SHIFT;
     interrupt_watch(a->session);
     /* One that came just before. */
     return interrupt_pending() ? CODE_INTERRUPTED : -1;

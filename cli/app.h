@@ -16,6 +16,7 @@ typedef struct app {
     const sobre_device_info *device_info; /* NULL: not known yet */
     int32_t device;                       /* 0: the library chooses */
     char *path;                           /* of the model */
+    bool shifts;                          /* the session drops old text when it is full */
     double load_seconds;
 } app;
 

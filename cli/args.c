@@ -17,8 +17,8 @@ static const struct {
     option option;
 } common_options[] = {
     {TAKES_DEVICE,
-     {"device", 0, OPTION_TEXT, AT(device), "NAME", "auto, cpu, or a device of `sobre devices`", 0,
-      0}},
+     {"device", 0, OPTION_TEXT, AT(device), "NAME",
+      "auto, the default; cpu; or a device of `sobre devices`", 0, 0}},
     {TAKES_DEVICE,
      {"threads", 't', OPTION_INT, AT(n_threads), "N", "threads of the CPU; 0: one a physical core",
       0, 256}},
@@ -29,11 +29,11 @@ static const struct {
      {"n-ctx", 'c', OPTION_INT, AT(n_ctx), "N",
       "tokens that fit in the context; 0: the model's, at most 4096", 0, 1 << 24}},
     {TAKES_CONTEXT,
-     {"kv-type", 0, OPTION_CHOICE, AT(kv_type), "default|f32|f16", "numbers in the KV cache", 0,
-      0}},
+     {"kv-type", 0, OPTION_CHOICE, AT(kv_type), "default|f32|f16",
+      "numbers in the KV cache; by default f16, with --exact f32", 0, 0}},
     {TAKES_LIMIT,
      {"limit", 0, OPTION_BYTES, AT(limit), "BYTES",
-      "memory that may be used on the device, such as 500M", 0, 0}},
+      "memory that may be used on the device, such as 500M; what is free if not given", 0, 0}},
     {TAKES_EXACT,
      {"exact", 0, OPTION_FLAG, AT(exact), NULL, "f32 activations and KV cache: slower, exact", 0,
       0}},
@@ -232,6 +232,10 @@ int args_parse(const command *c, int argc, char **argv, void *args)
             args_print_help(c, stdout);
             return out_finish();
         }
+    }
+    if (common->exact && common->kv_type == SOBRE_KV_F16) {
+        complain("--exact keeps the KV cache in f32: leave out --kv-type f16");
+        return CODE_USAGE;
     }
     if (common->n_positional < c->n_required) {
         complain("%s is missing; `sobre %s --help` shows how", c->positional[common->n_positional],

@@ -72,7 +72,7 @@ static int say(app *a, const char *system, bool raw, const text_buffer *text, an
         raw ? sobre_session_prompt(a->session, 0, text->data, text->size,
                                    begins ? 0 : SOBRE_TOKENIZE_NO_BOS)
             : sobre_session_chat(a->session, 0, messages + skip, (size_t)(2 - skip));
-    if (status < 0) return app_fail(a, status);
+    if (status < 0) return answer_fail(a, status);
     const int code = answer_run(a, start_ns, false, false, &r);
     if (total->n_tokens == 0) total->first_seconds = r.first_seconds;
     total->n_prompt += r.n_prompt;
@@ -143,7 +143,8 @@ int chat_run(app *a, const char *system, bool raw)
         }
         /* A failed turn is not the end: the context may be full, and /reset empties it. */
         code = say(a, system, raw, &text, &total);
-        if (code == CODE_FULL) fprintf(stderr, "/reset begins a new conversation.\n");
+        if (code == CODE_FULL && sobre_seq_length(a->session, 0) > 0)
+            fprintf(stderr, "/reset begins a new conversation.\n");
         if (code == CODE_DEVICE) break;
         interrupt_forget();
     }

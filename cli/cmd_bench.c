@@ -20,7 +20,13 @@ typedef struct bench_args {
 
 #define AT(member) offsetof(bench_args, member)
 
-enum { OUTPUT_TABLE, OUTPUT_JSON, OUTPUT_CSV, OUTPUT_MD }; /* as in the option's list */
+enum {
+    OUTPUT_UNSET = -1,
+    OUTPUT_TABLE,
+    OUTPUT_JSON,
+    OUTPUT_CSV,
+    OUTPUT_MD
+}; /* the option's list */
 
 static const option options[] = {
     {"n-prompt", 'p', OPTION_TEXT, AT(n_prompt), "N,N",
@@ -29,8 +35,8 @@ static const option options[] = {
      "so many tokens, evaluated one after the other; 0: none; 128 if not given", 0, 0},
     {"repeats", 'r', OPTION_INT, AT(repeats), "N", "measurements of each; 5 if not given", 1,
      MAX_REPEATS},
-    {"output", 'o', OPTION_CHOICE, AT(output), "table|json|csv|md", "the form of the results", 0,
-     0},
+    {"output", 'o', OPTION_CHOICE, AT(output), "table|json|csv|md",
+     "the form of the results; a table if not given", 0, 0},
     {"n-chunk", 0, OPTION_INT, AT(n_chunk), "N",
      "tokens that the device takes at once; 512 if not given", 0, MAX_TOKENS},
     {"shape", 0, OPTION_TEXT, AT(shape), "NAME",
@@ -149,10 +155,10 @@ static json_t *to_json(const bench *b, const result *r)
     json_t *row = json_pack(
         "{s:s,s:o,s:s,s:I,s:I,s:s,s:o,s:i,s:b,s:s,s:i,s:i}", "build_version", sobre_version(),
         "model_filename", json_text(b->name, strlen(b->name)), "model_type", b->type, "model_size",
-        (json_int_t)a->info->tensor_bytes, "model_n_params", (json_int_t)a->info->n_params, "backend",
-        a->device_info ? a->device_info->backend : "", "device", json_text(device, strlen(device)),
-        "n_threads", (int)b->n_threads, "exact", (int)a->args->exact, "test", r->test, "n_prompt",
-        (int)r->n_prompt, "n_gen", (int)r->n_gen);
+        (json_int_t)a->info->tensor_bytes, "model_n_params", (json_int_t)a->info->n_params,
+        "backend", a->device_info ? a->device_info->backend : "", "device",
+        json_text(device, strlen(device)), "n_threads", (int)b->n_threads, "exact",
+        (int)a->args->exact, "test", r->test, "n_prompt", (int)r->n_prompt, "n_gen", (int)r->n_gen);
     json_t *rates =
         json_pack("{s:f,s:f,s:f,s:f,s:o,s:o,s:f}", "avg_ns", r->avg_ns, "stddev_ns", r->stddev_ns,
                   "avg_ts", r->avg_ts, "stddev_ts", r->stddev_ts, "samples_ns", ns, "samples_ts",
@@ -374,12 +380,16 @@ static int run_lists(bench *b)
 
 static int run(const command *self, int argc, char **argv)
 {
-    bench_args args = {.n_prompt = "512", .n_gen = "128", .repeats = 5};
+    bench_args args = {.n_prompt = "512", .n_gen = "128", .repeats = 5, .output = OUTPUT_UNSET};
     bench b = {.args = &args};
     static int cpus[MAX_THREADS];
     int n_cores = 1, code = args_parse(self, argc, argv, &args);
 
     if (code >= 0) return code;
+    if (args.common.json && args.output != OUTPUT_UNSET && args.output != OUTPUT_JSON) {
+        complain("--json is -o json: leave out one of --json and -o");
+        return CODE_USAGE;
+    }
     if (args.common.json) args.output = OUTPUT_JSON;
     if (!args.shape == (args.common.n_positional == 0)) {
         complain(args.shape ? "give either MODEL or --shape, not both"

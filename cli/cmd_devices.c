@@ -6,19 +6,9 @@
 #include "cmds.h"
 #include "out.h"
 
-typedef struct devices_args {
-    common_args common;
-    bool all;
-} devices_args;
-
-static const option options[] = {
-    {"all", 'a', OPTION_FLAG, offsetof(devices_args, all), NULL,
-     "also those that compute nothing, for tests", 0, 0},
-};
-
 static const char *kind_name(sobre_device_kind kind)
 {
-    return kind == SOBRE_DEVICE_CPU ? "cpu" : kind == SOBRE_DEVICE_GPU ? "gpu" : "null";
+    return kind == SOBRE_DEVICE_CPU ? "cpu" : "gpu";
 }
 
 static json_t *to_json(int32_t device, const char *option_name, const sobre_device_info *info)
@@ -62,9 +52,9 @@ static void print_device(const char *option_name, const sobre_device_info *info)
 }
 
 /* Prints or collects every device; the numbers count each backend's devices, as --device does. */
-static int list(app *a, const devices_args *args)
+static int list(app *a, const common_args *args)
 {
-    json_t *array = args->common.json ? json_array() : NULL;
+    json_t *array = args->json ? json_array() : NULL;
     const char *backend = "";
     int32_t n = 0, index = 0;
     sobre_status status = sobre_device_count(a->context, NULL, &n);
@@ -78,7 +68,7 @@ static int list(app *a, const devices_args *args)
         if (status < 0) break;
         index = strcmp(backend, info->backend) == 0 ? index + 1 : 0;
         backend = info->backend;
-        if (info->kind == SOBRE_DEVICE_NULL && !args->all) continue;
+        if (info->kind == SOBRE_DEVICE_NULL) continue; /* it computes nothing; for tests */
         if (index > 0)
             snprintf(name, sizeof name, "%s:%d", backend, (int)index);
         else
@@ -97,12 +87,12 @@ static int list(app *a, const devices_args *args)
 
 static int run(const command *self, int argc, char **argv)
 {
-    devices_args args = {0};
+    common_args args = {0};
     app a = {0};
     int code = args_parse(self, argc, argv, &args);
 
     if (code >= 0) return code;
-    if ((code = app_open(&a, &args.common)) < 0) code = list(&a, &args);
+    if ((code = app_open(&a, &args)) < 0) code = list(&a, &args);
     app_close(&a);
     return code;
 }
@@ -115,7 +105,5 @@ const command cmd_devices = {
                "why; the CPU can always be used.",
     .examples = "  sobre devices\n  sobre devices --json\n",
     .takes = TAKES_JSON | TAKES_QUIET,
-    .options = options,
-    .n_options = sizeof options / sizeof *options,
     .run = run,
 };

@@ -128,29 +128,18 @@ static void check_cache(doctor *d)
 {
     finding f = {.check = "cache"};
     char *folder = cache_folder(NULL);
-    text_buffer path = {0};
 
-    if (folder) {
-        text_add(&path, folder, strlen(folder));
-        text_add(&path, "/.writable", 10);
-    }
     if (!folder) {
         f.verdict = VERDICT_WARN;
         snprintf(f.text, sizeof f.text, "no cache folder is known");
         f.advice = "Set HOME or XDG_CACHE_HOME, so that models can be found by name.";
+    } else if (sys_can_write_folder(folder)) {
+        snprintf(f.text, sizeof f.text, "%s can be written", folder);
     } else {
-        FILE *file = sys_make_folders(folder) && !path.failed ? sys_open(path.data, "wb") : NULL;
-        if (file) {
-            fclose(file);
-            sys_remove(path.data);
-            snprintf(f.text, sizeof f.text, "%s can be written", folder);
-        } else {
-            f.verdict = VERDICT_WARN;
-            snprintf(f.text, sizeof f.text, "%s cannot be written: %s", folder, strerror(errno));
-            f.advice = "Make it writable, or set XDG_CACHE_HOME to a folder that is.";
-        }
+        f.verdict = VERDICT_WARN;
+        snprintf(f.text, sizeof f.text, "%s cannot be written: %s", folder, strerror(errno));
+        f.advice = "Make it writable, or set XDG_CACHE_HOME to a folder that is.";
     }
-    text_free(&path);
     free(folder);
     report(d, &f);
 }

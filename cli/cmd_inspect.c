@@ -8,14 +8,17 @@
 
 typedef struct inspect_args {
     common_args common;
-    bool graph, plan, fit, dot;
-    int32_t n_cols, n_seq, n_chunk;
+    bool graph, built, plan, fit, dot;
+    int32_t n_cols; /* -1: not given */
+    int32_t n_seq, n_chunk;
 } inspect_args;
 
 #define AT(member) offsetof(inspect_args, member)
 
 static const option options[] = {
-    {"graph", 0, OPTION_FLAG, AT(graph), NULL, "nodes, as built and as fused for the device", 0, 0},
+    {"graph", 0, OPTION_FLAG, AT(graph), NULL,
+     "nodes, as built and as fused for the device; with --dot only as fused", 0, 0},
+    {"built", 0, OPTION_FLAG, AT(built), NULL, "--graph only as the model family built it", 0, 0},
     {"plan", 0, OPTION_FLAG, AT(plan), NULL, "steps, device, buffers and bytes", 0, 0},
     {"fit", 0, OPTION_FLAG, AT(fit), NULL, "what loading takes, byte by byte", 0, 0},
     {"dot", 0, OPTION_FLAG, AT(dot), NULL, "--graph or --plan for Graphviz", 0, 0},
@@ -222,9 +225,26 @@ static int print_json(app *a, const sobre_placement *placement)
     return out_json(object, JSON_INDENT(2));
 }
 
+static int dump(app *a, const inspect_args *args, const sobre_fit_options *fit)
+{
+    const bool wanted[] = {
+        [SOBRE_DUMP_GRAPH] = args->graph && (args->built || !args->dot),
+        [SOBRE_DUMP_FUSED] = args->graph && !args->built,
+        [SOBRE_DUMP_PLAN] = args->plan,
+    };
+    const sobre_dump_format format = args->dot ? SOBRE_DUMP_DOT : SOBRE_DUMP_TEXT;
+    const int32_t n_cols = args->n_cols < 0 ? 0 : args->n_cols;
+    sobre_status status = SOBRE_OK;
+
+    for (int what = SOBRE_DUMP_GRAPH; what <= SOBRE_DUMP_PLAN && status == SOBRE_OK; what++)
+        if (wanted[what])
+            status = sobre_model_dump(a->model, fit, (sobre_dump)what, format, n_cols, write_stdout,
+                                      NULL);
+    return status < 0 ? app_fail(a, status) : out_finish();
+}
+
 static int inspect(app *a, const inspect_args *args)
 {
-    const sobre_dump_format format = args->dot ? SOBRE_DUMP_DOT : SOBRE_DUMP_TEXT;
     sobre_placement placement;
     int code;
 
@@ -234,12 +254,7 @@ static int inspect(app *a, const inspect_args *args)
     sobre_fit_options fit = app_fit_options(a);
     fit.n_seq = args->n_seq;
     fit.n_chunk = args->n_chunk;
-    if (args->graph || args->plan) {
-        const sobre_status status =
-            sobre_model_dump(a->model, &fit, args->graph ? SOBRE_DUMP_GRAPH : SOBRE_DUMP_PLAN,
-                             format, args->n_cols, write_stdout, NULL);
-        return status < 0 ? app_fail(a, status) : out_finish();
-    }
+    if (args->graph || args->plan) return dump(a, args, &fit);
     /* A file with a tokenizer only has nothing to load. */
     const bool loads = a->info->tensor_bytes > 0 || args->fit;
     if (loads && (code = app_fit(a, &fit, &placement)) >= 0) return code;
@@ -249,7 +264,7 @@ static int inspect(app *a, const inspect_args *args)
 
 static int run(const command *self, int argc, char **argv)
 {
-    inspect_args args = {0};
+    inspect_args args = {.n_cols = -1};
     app a = {0};
     int code = args_parse(self, argc, argv, &args);
 
@@ -266,6 +281,14 @@ static int run(const command *self, int argc, char **argv)
         complain("--dot needs --graph or --plan");
         return CODE_USAGE;
     }
+    if (args.built && !args.graph) {
+        complain("--built needs --graph");
+        return CODE_USAGE;
+    }
+    if (args.n_cols >= 0 && !args.plan) {
+        complain("--n-cols needs --plan");
+        return CODE_USAGE;
+    }
     args.common.quiet |= !args.common.verbose; /* the warnings are part of what is printed */
     code = inspect(&a, &args);
     app_close(&a);
@@ -275,7 +298,8 @@ static int run(const command *self, int argc, char **argv)
 const command cmd_inspect = {
     .name = "inspect",
     .summary = "Show what a model file holds, computes and takes.",
-    .synopsis = "MODEL [options]\nMODEL --graph|--plan [--dot] [options]\nMODEL --fit [options]",
+    .synopsis = "MODEL [options]\nMODEL --graph [--built] [--dot] [options]\nMODEL --plan [--dot] "
+                "[options]\nMODEL --fit [options]",
     .details = "Reads the header only; no weights are loaded.",
     .examples = "  sobre inspect smollm2\n"
                 "  sobre inspect smollm2 --json | jq .memory.total_bytes\n"

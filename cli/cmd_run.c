@@ -13,7 +13,8 @@ typedef struct run_args {
     common_args common;
     const char *prompt, *ids, *system;
     bool from_stdin, raw, ignore_eos;
-    int32_t n_tokens, top_k, penalty_last_n, logprobs, full, n_keep;
+    int32_t n_tokens, top_k, penalty_last_n, logprobs, full;
+    int32_t n_keep; /* -1: not given */
     float temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     u64_arg seed;
     texts_arg stop, bias;
@@ -29,23 +30,24 @@ static const option options[] = {
     {"system", 0, OPTION_TEXT, AT(system), "TEXT", "a system message before the prompt", 0, 0},
     {"raw", 0, OPTION_FLAG, AT(raw), NULL, "the prompt as it is, without the chat template", 0, 0},
     {"n-tokens", 'n', OPTION_INT, AT(n_tokens), "N",
-     "tokens at most; 0: until the model stops or the context is full", 0, 1 << 24},
-    {"temp", 0, OPTION_REAL, AT(temperature), "F", "temperature; 0 takes the most likely token", 0,
-     100},
-    {"top-k", 0, OPTION_INT, AT(top_k), "N", "draw from the N most likely tokens; 0: from all", 0,
-     1 << 24},
+     "tokens at most; 0, the default: until the model stops or the context is full", 0, 1 << 24},
+    {"temp", 0, OPTION_REAL, AT(temperature), "F",
+     "temperature; 0, the default, is greedy: always the most likely token", 0, 100},
+    {"top-k", 0, OPTION_INT, AT(top_k), "N",
+     "draw from the N most likely tokens; 0, the default: from all", 0, 1 << 24},
     {"top-p", 0, OPTION_REAL, AT(top_p), "F",
-     "draw from the most likely tokens that sum up to F; 1: from all", 0, 1},
+     "draw from the most likely tokens that sum up to F; 1, the default: from all", 0, 1},
     {"min-p", 0, OPTION_REAL, AT(min_p), "F",
-     "draw from tokens at least F times as likely as the most likely", 0, 1},
+     "draw from tokens at least F times as likely as the most likely; 0, the default: from all", 0,
+     1},
     {"repeat-penalty", 0, OPTION_REAL, AT(repeat_penalty), "F",
-     "make tokens that occurred less likely; 1: off", 0, 100},
+     "make tokens that occurred less likely; 1, the default: off", 0, 100},
     {"presence-penalty", 0, OPTION_REAL, AT(presence_penalty), "F",
-     "subtracted from the logit of a token that occurred", -100, 100},
+     "subtracted from the logit of a token that occurred; 0, the default: off", -100, 100},
     {"frequency-penalty", 0, OPTION_REAL, AT(frequency_penalty), "F",
-     "subtracted for each time it occurred", -100, 100},
+     "subtracted for each time it occurred; 0, the default: off", -100, 100},
     {"penalty-last-n", 0, OPTION_INT, AT(penalty_last_n), "N",
-     "tokens that the penalties look back; 0: 64, -1: all", -1, 1 << 24},
+     "tokens that the penalties look back; -1: all; 0, the default: 64", -1, 1 << 24},
     {"seed", 0, OPTION_U64, AT(seed), "N", "repeats a draw; without it, each run draws anew", 0, 0},
     {"stop", 0, OPTION_TEXTS, AT(stop), "TEXT", "ends the answer before this text; repeatable", 0,
      0},
@@ -53,9 +55,9 @@ static const option options[] = {
      "added to a token's logit; -inf forbids it; repeatable", 0, 0},
     {"ignore-eos", 0, OPTION_FLAG, AT(ignore_eos), NULL, "go on where the model would stop", 0, 0},
     {"full", 0, OPTION_CHOICE, AT(full), "error|shift",
-     "when the context is full, stop, or drop the older half", 0, 0},
-    {"keep", 0, OPTION_INT, AT(n_keep), "N", "tokens at the beginning that --full shift keeps", 0,
-     1 << 24},
+     "when the context is full, stop, which is the default, or drop the older half", 0, 0},
+    {"keep", 0, OPTION_INT, AT(n_keep), "N",
+     "tokens at the beginning that --full shift keeps; 0 if not given", 0, 1 << 24},
     {"logprobs", 0, OPTION_INT, AT(logprobs), "N",
      "with --json: each token's log-probability, and the N most likely ones", 0, 64},
 };
@@ -156,7 +158,7 @@ static int start(app *a, const run_args *args, const text_buffer *text, const in
         ids         ? sobre_session_prompt_ids(a->session, 0, ids, n_ids)
         : args->raw ? sobre_session_prompt(a->session, 0, text->data, text->size, 0)
                     : sobre_session_chat(a->session, 0, messages + skip, (size_t)(2 - skip));
-    return status < 0 ? app_fail(a, status) : -1;
+    return status < 0 ? answer_fail(a, status) : -1;
 }
 
 static int print_json(const app *a, answer *r, uint64_t seed)
@@ -216,7 +218,7 @@ static int open_and_run(app *a, run_args *args, bool chats, text_buffer *text, c
     const sobre_fit_options fit = app_fit_options(a);
     sobre_session_options session = app_session_options(a);
     session.full = (sobre_full_policy)args->full;
-    session.n_keep = args->n_keep;
+    session.n_keep = args->n_keep < 0 ? 0 : args->n_keep;
     if ((code = app_load(a, &fit)) >= 0 || (code = app_open_session(a, &session)) >= 0 ||
         (code = set_sampling(a, args, seed)) >= 0)
         return code;
@@ -227,7 +229,7 @@ static int open_and_run(app *a, run_args *args, bool chats, text_buffer *text, c
 
 static int run(const command *self, int argc, char **argv)
 {
-    run_args args = {0};
+    run_args args = {.n_keep = -1};
     app a = {0};
     text_buffer text = {0};
     int32_t *ids = NULL;
@@ -247,6 +249,10 @@ static int run(const command *self, int argc, char **argv)
     }
     if (args.logprobs > 0 && !args.common.json) {
         complain("--logprobs needs --json");
+        return CODE_USAGE;
+    }
+    if (args.n_keep >= 0 && args.full != SOBRE_FULL_SHIFT) {
+        complain("--keep needs --full shift");
         return CODE_USAGE;
     }
     if (args.ids && (code = parse_ints("--ids", args.ids, 0, INT32_MAX, &ids, &n_ids)) >= 0)

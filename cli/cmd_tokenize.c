@@ -102,6 +102,10 @@ static int run(const command *self, int argc, char **argv)
                                  : "TEXT is missing: give it after MODEL, or use --stdin");
         return CODE_USAGE;
     }
+    if (args.pieces && args.common.json) {
+        complain("--json already tells the texts: leave out --text");
+        return CODE_USAGE;
+    }
     code = tokenize(&a, &args, &text);
     app_close(&a);
     text_free(&text);

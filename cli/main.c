@@ -69,6 +69,9 @@ int main(int argc, char **argv)
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || (helps && argc < 3))
         return print_help();
     if (helps) name = argv[2];
+    if (helps &&
+        (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0))
+        return print_help();
     const command *c = find_command(name);
     if (!c) return unknown_command(name);
     if (helps) {

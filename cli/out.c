@@ -237,11 +237,12 @@ int out_json(json_t *value, size_t flags)
 
 /* --- NPY */
 
-static int npy_fail(npy_file *npy)
+/* `path`: what could not be written, NULL for standard output. */
+static int npy_fail(npy_file *npy, const char *path)
 {
     const int error = errno;
-    if (!npy->part && error == EPIPE) return CODE_PIPE;
-    complain("cannot write %s: %s", npy->part ? npy->part : "to standard output", strerror(error));
+    if (!path && error == EPIPE) return CODE_PIPE;
+    complain("cannot write %s: %s", path ? path : "to standard output", strerror(error));
     npy_discard(npy);
     return CODE_FAILED;
 }
@@ -263,19 +264,24 @@ int npy_open(const char *path, uint64_t n_rows, uint64_t n_cols, npy_file *ret_n
     header[sizeof header - 1] = '\n';
 
     if (strcmp(path, "-") != 0) {
+        if (sys_is_folder(path)) {
+            complain("%s is a folder; give the file to write", path);
+            return CODE_FAILED;
+        }
         npy.part = malloc(strlen(path) + sizeof ".part");
         if (!npy.part) return out_of_memory();
         strcat(strcpy(npy.part, path), ".part");
         npy.file = sys_open(npy.part, "wb");
     }
-    if (!npy.file || fwrite(header, sizeof header, 1, npy.file) != 1) return npy_fail(&npy);
+    if (!npy.file || fwrite(header, sizeof header, 1, npy.file) != 1)
+        return npy_fail(&npy, npy.part);
     *ret_npy = npy;
     return -1;
 }
 
 int npy_write(npy_file *npy, const float *values, size_t n)
 {
-    return fwrite(values, sizeof *values, n, npy->file) == n ? -1 : npy_fail(npy);
+    return fwrite(values, sizeof *values, n, npy->file) == n ? -1 : npy_fail(npy, npy->part);
 }
 
 int npy_finish(npy_file *npy)
@@ -283,7 +289,8 @@ int npy_finish(npy_file *npy)
     if (!npy->part) return out_finish();
     const bool closed = fclose(npy->file) == 0;
     npy->file = NULL;
-    if (!closed || !sys_replace(npy->part, npy->path)) return npy_fail(npy);
+    if (!closed) return npy_fail(npy, npy->part);
+    if (!sys_replace(npy->part, npy->path)) return npy_fail(npy, npy->path);
     free(npy->part);
     *npy = (npy_file){0};
     return CODE_OK;

@@ -35,8 +35,10 @@ FILE *sys_open(const char *path, const char *mode);
 bool sys_replace(const char *from, const char *to); /* renames, over an old file */
 bool sys_remove(const char *path);
 bool sys_is_file(const char *path, uint64_t *ret_size);
-/* Makes a folder and those above it; true if it is there in the end. */
-bool sys_make_folders(const char *path);
+bool sys_is_folder(const char *path);
+/* Whether a folder, or where it is missing the nearest one above it, takes new files; false with
+ * errno set. Changes nothing. */
+bool sys_can_write_folder(const char *path);
 /* Calls `each` with every plain file; false if the folder cannot be read. */
 bool sys_list_folder(const char *path, bool (*each)(void *user, const char *name, uint64_t size),
                      void *user);

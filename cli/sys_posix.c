@@ -130,22 +130,28 @@ bool sys_is_file(const char *path, uint64_t *ret_size)
     return true;
 }
 
-bool sys_make_folders(const char *path)
+bool sys_is_folder(const char *path)
 {
     struct stat st;
-    char *copy = strdup(path);
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+bool sys_can_write_folder(const char *path)
+{
+    char *copy = strdup(path), *slash;
 
     if (!copy) return false;
-    for (char *c = copy + 1; *c; c++) {
-        if (*c != '/') continue;
-        *c = 0;
-        mkdir(copy, 0777);
-        *c = '/';
+    while (access(copy, F_OK) != 0 && errno == ENOENT && (slash = strrchr(copy, '/')))
+        slash[slash == copy] = 0;
+    bool can = access(copy, W_OK | X_OK) == 0;
+    int error = errno;
+    if (can && !sys_is_folder(copy)) {
+        can = false;
+        error = ENOTDIR;
     }
-    mkdir(copy, 0777);
-    const bool there = stat(copy, &st) == 0 && S_ISDIR(st.st_mode);
     free(copy);
-    return there;
+    errno = error;
+    return can;
 }
 
 bool sys_list_folder(const char *path, bool (*each)(void *user, const char *name, uint64_t size),

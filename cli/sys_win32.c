@@ -158,22 +158,40 @@ bool sys_is_file(const char *path, uint64_t *ret_size)
     return there;
 }
 
-bool sys_make_folders(const char *path)
+static bool is_folder(const wchar_t *path)
+{
+    const DWORD attributes = GetFileAttributesW(path);
+    return attributes != INVALID_FILE_ATTRIBUTES && attributes & FILE_ATTRIBUTE_DIRECTORY;
+}
+
+bool sys_is_folder(const char *path)
 {
     wchar_t *wide = to_wide(path);
+    const bool is = wide && is_folder(wide);
+    free(wide);
+    return is;
+}
+
+bool sys_can_write_folder(const char *path)
+{
+    const DWORD share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+    wchar_t *wide = to_wide(path);
+    HANDLE folder = INVALID_HANDLE_VALUE;
 
     if (!wide) return false;
-    for (wchar_t *c = wide + 1; *c; c++) {
-        if (*c != L'/' && *c != L'\\') continue;
-        const wchar_t separator = *c;
-        *c = 0;
-        CreateDirectoryW(wide, NULL);
-        *c = separator;
+    for (wchar_t *end = wide + wcslen(wide); end > wide; end--) {
+        if (*end && *end != L'/' && *end != L'\\') continue;
+        *end = 0;
+        if (GetFileAttributesW(wide) == INVALID_FILE_ATTRIBUTES) continue;
+        /* To open it for new files asks the access control list, and makes none. */
+        if (is_folder(wide))
+            folder = CreateFileW(wide, FILE_ADD_FILE, share, NULL, OPEN_EXISTING,
+                                 FILE_FLAG_BACKUP_SEMANTICS, NULL);
+        break;
     }
-    CreateDirectoryW(wide, NULL);
-    const DWORD attributes = GetFileAttributesW(wide);
     free(wide);
-    return attributes != INVALID_FILE_ATTRIBUTES && attributes & FILE_ATTRIBUTE_DIRECTORY;
+    errno = EACCES;
+    return folder != INVALID_HANDLE_VALUE && CloseHandle(folder);
 }
 
 bool sys_list_folder(const char *path, bool (*each)(void *user, const char *name, uint64_t size),

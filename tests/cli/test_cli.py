@@ -84,7 +84,8 @@ class Usage(Program):
         text = self.out("--help")
         for command in COMMANDS:
             self.assertIn(f"  {command} ", text)
-        self.assertEqual(self.out("help"), text)
+        for args in [["help"], ["help", "--help"], ["help", "-h"], ["help", "help"]]:
+            self.assertEqual(self.out(*args), text)
 
     def test_help_of_commands(self):
         for command in COMMANDS:
@@ -95,6 +96,13 @@ class Usage(Program):
             self.assertEqual(self.out("help", command), text)
             self.assertEqual(self.out(command, "-h"), text)
             self.assertLessEqual(max(map(len, text.splitlines())), 100)
+
+    def test_help_tells_defaults(self):
+        text = " ".join(self.out("run", "--help").split())
+        for part in ["0, the default, is greedy", "1, the default: from all",
+                     "f16, with --exact f32"]:
+            self.assertIn(part, text)
+        self.assertGreaterEqual(text.count("the default"), 10)
 
     def test_mistakes(self):
         for args, text in [
@@ -121,19 +129,27 @@ class Usage(Program):
             (["run", "m", "--ids", "1,,2"], "number 2"),
             (["run", "m", "--ids", "1", "-p", "x"], "--ids is the whole prompt"),
             (["run", "m", "--logprobs", "2", "-p", "x"], "--logprobs needs --json"),
+            (["run", "m", "-p", "x", "--keep", "0"], "--keep needs --full shift"),
+            (["run", "m", "-p", "x", "--exact", "--kv-type", "f16"], "leave out --kv-type f16"),
             (["run", self.models["whole"]], "there is no prompt"),
             (["run", self.models["whole"], "-p", "x", "--logit-bias", "7"], "--logit-bias wants"),
             (["tokenize", "m"], "TEXT is missing"),
             (["tokenize", "m", "x", "--stdin"], "not both"),
+            (["tokenize", "m", "x", "--text", "--json"], "leave out --text"),
             (["logits", "m", "-o", "x"], "either --ids or -p"),
             (["logits", "m", "--ids", "1"], "with -o"),
             (["logits", "m", "--ids", "1", "-o", "x", "--chunk", "0"], "--chunk wants"),
             (["bench"], "MODEL is missing"),
             (["bench", "m", "-p", "0", "-n", "0"], "nothing to measure"),
             (["bench", "m", "--quant", "Q4_0"], "block type of --shape"),
+            (["bench", "m", "--json", "-o", "table"], "--json is -o json"),
+            (["bench", "m", "-o", "csv", "--json"], "--json is -o json"),
             (["bench", "--shape", "none"], "smollm2-135m"),
+            (["devices", "--all"], "no option --all"),
             (["inspect", "m", "--dot"], "--dot needs"),
             (["inspect", "m", "--graph", "--fit"], "one at a time"),
+            (["inspect", "m", "--plan", "--built"], "--built needs --graph"),
+            (["inspect", "m", "--graph", "--n-cols", "0"], "--n-cols needs --plan"),
         ]:
             out, err = self.sobre(*args, code=2)
             self.assertEqual(out, "", args)
@@ -265,6 +281,10 @@ class Logits(Program):
         self.assertIn("/no/such", self.err("logits", whole, "--ids", "1", "-o", "/no/such/x.npy",
                                            code=1))
 
+    def test_output_that_is_a_folder(self):
+        err = self.err("logits", self.models["whole"], "--ids", "1", "-o", self.folder, code=1)
+        self.assertIn(self.folder + " is a folder", err)
+
     def test_instruction_sets(self):
         out = self.logits("best.npy", self.models["whole"], "--ids", self.IDS, "--exact")
         scalar = self.logits("scalar.npy", self.models["whole"], "--ids", self.IDS, "--exact",
@@ -384,8 +404,18 @@ class Run(Program):
         out, err = self.sobre(*args, "--n-ctx", 32, code=6)
         self.assertIn("context", err)
         self.assertNotEqual(out, "")
-        self.sobre(*args, "--n-ctx", 4, code=6)
+        for part in ["--n-ctx", "--full shift"]:
+            self.assertIn(part, err)
+        for more in [[], ["--full", "shift"]]:
+            err = self.err(*args, "--n-ctx", 4, *more, code=6)
+            self.assertIn("the prompt does not fit", err)
+            self.assertIn("--n-ctx", err)
+            self.assertNotIn("--full", err)
         self.sobre(*args, "--n-ctx", 32, "--full", "shift", "-n", 100)
+
+    def test_one_token(self):
+        err = self.err("run", self.models["whole"], "--ids", "5", "-n", 1)
+        self.assertRegex(err, "^1 token prompt at .*, 1 token[ ,]")
 
     def test_devices(self):
         want = self.run_json("-p", "hello")["ids"]
@@ -508,6 +538,23 @@ class Chat(Program):
         self.type("\x03")
         self.assertEqual(self.end(), 130)
 
+    def test_context_full(self):
+        self.start("run", self.models["whole"], "--ignore-eos", "--n-ctx", 48, "--logit-bias",
+                   "120=1000", NO_COLOR="1")
+        self.until(">>> ")
+        self.type("word " * 40 + "\n")
+        self.assertNotIn("/reset", self.until("prompt does not fit") + self.until(">>> "))
+        self.type("a\n")
+        self.until("context is full; --n-ctx makes it larger, --full shift")
+        self.until("/reset begins")
+        self.until(">>> ")
+        self.type("b\n")
+        self.until("context is full")
+        self.until("/reset begins")
+        self.until(">>> ")
+        self.type("/quit\n")
+        self.assertEqual(self.end(), 0)
+
     def test_quit(self):
         self.start("run", self.models["whole"], "-q")
         self.until(">>> ")
@@ -599,14 +646,21 @@ class Inspect(Program):
     def test_graph_and_plan(self):
         whole = self.models["whole"]
         graph = self.out("inspect", whole, "--graph")
+        built = self.out("inspect", whole, "--graph", "--built")
+        self.assertTrue(graph.startswith(built))
+        self.assertGreater(len(graph), len(built) + 100)
         for part in ["rope", "attention", "matmul", "blk.1.ffn_down.weight"]:
             self.assertIn(part, graph)
         plan = self.out("inspect", whole, "--plan", "--n-cols", 8)
         self.assertIn("cpu", plan)
-        for what in ["--graph", "--plan"]:
-            dot = self.out("inspect", whole, what, "--dot")
+        dots = set()
+        for what in [["--graph"], ["--graph", "--built"], ["--plan"]]:
+            dot = self.out("inspect", whole, *what, "--dot")
+            dots.add(dot)
             self.assertTrue(dot.startswith("digraph"), dot[:80])
+            self.assertEqual(dot.count("digraph"), 1)
             self.assertEqual(dot.count("{"), dot.count("}"))
+        self.assertEqual(len(dots), 3)
 
     def test_without_tensors(self):
         self.assertNotIn("memory\n", self.out("inspect", self.models["no-tensors"]))
@@ -627,6 +681,17 @@ class Machine(Program):
         self.assertEqual(len(models), 3)
         out = self.out("doctor")
         self.assertRegex(out, r"(?m)^ok +processor ")
+
+    def test_doctor_makes_no_folders(self):
+        cache = self.path("not-there")
+        out = self.out("doctor", env={**self.environment, "XDG_CACHE_HOME": cache})
+        self.assertRegex(out, r"(?m)^ok +cache .*not-there.* can be written")
+        self.assertFalse(os.path.exists(cache))
+        with open(self.path("a-file"), "w"):
+            pass
+        cache = self.path("a-file")
+        out = self.out("doctor", env={**self.environment, "XDG_CACHE_HOME": cache})
+        self.assertRegex(out, r"(?m)^warn +cache .* cannot be written")
 
     def test_doctor_finds_a_broken_model(self):
         cache = self.path("broken")
