@@ -8,6 +8,7 @@
 #include "checked.h"
 #include "pool.h"
 #include "registry.h"
+#include "utf8.h"
 
 enum { N_ERRORS = 16, ERROR_SIZE = 512, MAX_THREADS = 256 };
 
@@ -61,19 +62,23 @@ static void system_free(void *user, void *ptr)
     os_aligned_free(ptr);
 }
 
+/* Asks for room under the limit; memory_taken() once the allocation was made. */
 static bool memory_take(sobre_context *ctx, uint64_t size)
 {
     uint64_t now = atomic_fetch_add(&ctx->bytes, size) + size;
-    uint64_t peak = atomic_load(&ctx->peak_bytes);
 
-    if (ctx->host_limit && now > ctx->host_limit) {
-        atomic_fetch_sub(&ctx->bytes, size);
-        return false;
-    }
+    if (!ctx->host_limit || now <= ctx->host_limit) return true;
+    atomic_fetch_sub(&ctx->bytes, size);
+    return false;
+}
+
+static void memory_taken(sobre_context *ctx)
+{
+    uint64_t now = atomic_load(&ctx->bytes), peak = atomic_load(&ctx->peak_bytes);
+
     while (now > peak && !atomic_compare_exchange_weak(&ctx->peak_bytes, &peak, now)) {
     }
     atomic_fetch_add(&ctx->n_allocations, 1);
-    return true;
 }
 
 static void memory_give(sobre_context *ctx, uint64_t size)
@@ -116,6 +121,7 @@ void *mem_alloc_aligned(sobre_context *ctx, size_t size, size_t align)
         memory_give(ctx, total);
         return out_of_memory(ctx, total);
     }
+    memory_taken(ctx);
     block = base + distance;
     memset(block, 0, (size_t)total - distance);
     ((block_head *)block)[-1] = (block_head){(size_t)total, distance};
@@ -185,6 +191,7 @@ void *mem_pages_alloc(sobre_context *ctx, size_t size, bool huge)
         memory_give(ctx, size);
         return out_of_memory(ctx, size);
     }
+    memory_taken(ctx);
     return pages;
 }
 
@@ -212,6 +219,17 @@ static error_slot *error_slot_of(sobre_context *ctx, uint64_t thread)
     return oldest;
 }
 
+/* Messages quote files: nothing of those may drive a terminal, and what is cut is cut between
+ * characters. */
+static void format_message(char text[ERROR_SIZE], const char *format, va_list args)
+{
+    int n = vsnprintf(text, ERROR_SIZE, format, args);
+
+    if (n >= ERROR_SIZE) text[utf8_whole(text, ERROR_SIZE - 1)] = 0;
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c < 32 || *c == 127) *c = '?';
+}
+
 sobre_status fail(sobre_context *ctx, sobre_status status, const char *format, ...)
 {
     uint64_t thread = os_thread_id();
@@ -220,7 +238,7 @@ sobre_status fail(sobre_context *ctx, sobre_status status, const char *format, .
     va_list args;
 
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    format_message(text, format, args);
     va_end(args);
     os_mutex_lock(&ctx->mutex);
     slot = error_slot_of(ctx, thread);
@@ -255,7 +273,7 @@ void log_write(sobre_context *ctx, sobre_log_level level, const char *format, ..
 
     if (!ctx->log) return;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    format_message(text, format, args);
     va_end(args);
     ctx->log(ctx->log_user, level, text);
 }

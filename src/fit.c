@@ -7,7 +7,7 @@
 
 #include "checked.h"
 
-enum { DEFAULT_CTX = 4096, DEFAULT_CHUNK = 512, MAX_SEQ = 1024, MAX_CHUNK = 65536 };
+enum { MIB = 1 << 20, DEFAULT_CTX = 4096, DEFAULT_CHUNK = 512, MAX_SEQ = 1024, MAX_CHUNK = 65536 };
 
 /* The device asked for, and the CPU for nodes that it cannot run. */
 static sobre_status fit_devices(sobre_context *ctx, int32_t device, device_set *ret_devices)
@@ -87,24 +87,45 @@ static sobre_status workspace(sobre_model *m, const sobre_graph *fused, const de
     return SOBRE_OK;
 }
 
+/* What may be used of a device: the caller's limit, or what is free less a headroom for others. */
+static uint64_t allowed_bytes(const device_entry *e, uint64_t limit)
+{
+    uint64_t total = 0, left = 0;
+
+    if (limit) return limit;
+    e->backend->mem_info(e->device, &total, &left);
+    return left ? left - left / 16 : UINT64_MAX;
+}
+
 static sobre_status check_limit(sobre_model *m, const device_entry *e, uint64_t limit,
                                 const sobre_placement *p)
 {
-    enum { MIB = 1 << 20 };
-    uint64_t total = 0, left = 0, allowed = limit;
+    uint64_t allowed = allowed_bytes(e, limit);
 
-    if (!limit) {
-        e->backend->mem_info(e->device, &total, &left);
-        allowed = left ? left - left / 16 : UINT64_MAX; /* a headroom for others */
-    }
     if (p->total_bytes <= allowed) return SOBRE_OK;
     return fail(
         m->ctx, SOBRE_DEVICE_OUT_OF_MEMORY,
-        "%s needs %llu MiB on %s (weights %llu, KV cache %llu, workspace %llu), but %llu may be "
-        "used; use a smaller n_ctx, fewer sequences, or a smaller quantisation",
+        "%s needs %llu MiB on %s (weights %llu, KV cache %llu, workspace %llu), but %llu MiB "
+        "may be used; use a smaller n_ctx, fewer sequences, or a smaller quantisation",
         m->file->files[0]->name, (unsigned long long)(p->total_bytes / MIB), e->info.name,
         (unsigned long long)(p->weight_bytes / MIB), (unsigned long long)(p->kv_bytes / MIB),
         (unsigned long long)(p->workspace_bytes / MIB), (unsigned long long)(allowed / MIB));
+}
+
+sobre_status fit_cache(sobre_model *m, uint64_t size)
+{
+    const device_entry *e = m->devices.entries[0];
+    uint64_t allowed = allowed_bytes(e, m->limit), held = 0;
+
+    /* What is free has the weights and older caches taken off already. */
+    if (m->limit) held = m->placement.weight_bytes + atomic_load(&m->cache_bytes);
+    if (held <= allowed && size <= allowed - held) return SOBRE_OK;
+    return fail(
+        m->ctx, SOBRE_DEVICE_OUT_OF_MEMORY,
+        "the session's KV cache needs %llu MiB on %s, but %llu MiB may be used; use a smaller "
+        "n_ctx or fewer sequences",
+        (unsigned long long)(size / MIB), e->info.name,
+        (unsigned long long)((held < allowed ? allowed - held : 0) / MIB));
 }
 
 sobre_status graph_for_devices(const sobre_graph *g, const device_set *devices,

@@ -18,4 +18,8 @@ sobre_status fit_kv(sobre_context *ctx, const device_set *devices, const sobre_k
                     int32_t n_kv, sobre_kv_type type, int64_t n_pages, sobre_kv_slot *ret_slots,
                     uint64_t *ret_size);
 
+/* DEVICE_OUT_OF_MEMORY if a session's cache of this size would pass the limit that the model was
+ * loaded with, or what is free. */
+sobre_status fit_cache(sobre_model *m, uint64_t size);
+
 #endif

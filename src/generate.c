@@ -86,11 +86,14 @@ static sobre_status add_prompt(sobre_session *s, int32_t seq, const int32_t *ids
                     n_ids, seq, room > 0 ? room - 1 : 0, length, s->n_ctx);
     int32_t n = (int32_t)n_ids;
     if (!q->sampler) TRY(set_sampling(s, q, NULL));
-    if (n + 1 > s->n_ctx - length) TRY(session_shift(s, seq, n + 1));
+    if (n + 1 > s->n_ctx - length) {
+        TRY(session_grow(s, q, s->n_ctx - length)); /* before anything is lost */
+        TRY(session_shift(s, seq, n + 1));
+    }
     TRY(session_grow(s, q, n + 1));
     if (n) memcpy(q->ids + q->n_ids, ids, n_ids * sizeof *ids);
     q->n_ids += n;
-    if (!q->generating) stop_reset(q->text);
+    session_drop_step(q);
     q->n_generated = 0;
     q->generating = true;
     return SOBRE_OK;
@@ -235,6 +238,11 @@ static sobre_status join_step(sobre_session *s, int32_t seq, int32_t *n_items)
     if (q->n_ids == s->n_ctx) return SOBRE_OK;
     TRY(session_grow(s, q, 1));
     /* All was evaluated, but nothing sampled: the last token gives the logits once more. */
+    if (s->kv.seqs[seq].length == q->n_ids && q->ids[q->n_ids - 1] < 0)
+        return fail(s->ctx, SOBRE_UNSUPPORTED,
+                    "sequence %d ends in an embedding, which is not kept, so its logits cannot be "
+                    "had again; sample from sobre_session_logits(), and prompt with that token",
+                    seq);
     if (s->kv.seqs[seq].length == q->n_ids) kv_truncate(&s->kv, seq, q->n_ids - 1);
     s->items[(*n_items)++] =
         (session_item){.seq = seq, .want = SOBRE_WANT_LAST, .n_before = q->n_ids};

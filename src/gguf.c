@@ -565,18 +565,18 @@ sobre_status gguf_read(container *c)
                     (unsigned)p.split_no + 1, (unsigned)p.split_count);
     }
     part_suffix(suffix, p.split_no, p.split_count);
-    size_t length = strlen(first->name), tail = strlen(suffix);
-    if (length < tail || strcmp(first->name + length - tail, suffix)) {
+    size_t length = strlen(first->path), tail = strlen(suffix);
+    if (length < tail || strcmp(first->path + length - tail, suffix)) {
         return fail(c->ctx, SOBRE_BAD_FORMAT,
                     "%s: by its metadata it is part %u of %u of a split model, so its name must "
                     "end in \"%s\"; rename it",
                     first->name, (unsigned)p.split_no + 1, (unsigned)p.split_count, suffix);
     }
-    if (p.split_no == 0) return read_split(c, first->name, first->mapped, &p);
+    if (p.split_no == 0) return read_split(c, first->path, first->mapped, &p);
     /* Begin again with part 1, which has the metadata. */
     c->n_files = 0;
     c->n_tensors = 0;
-    sobre_status status = read_split(c, first->name, first->mapped, &p);
+    sobre_status status = read_split(c, first->path, first->mapped, &p);
     reader_close(first);
     return status;
 }

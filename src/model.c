@@ -64,7 +64,7 @@ static sobre_status read_tokenizer(sobre_model *m)
 
 static void count_types(sobre_model *m)
 {
-    uint64_t bytes_of[64] = {0}, most = 0;
+    uint64_t params_of[64] = {0}, most = 0;
 
     for (int32_t i = 0; i < m->file->n_tensors; i++) {
         const tensor_info *t = &m->file->tensors[i];
@@ -73,9 +73,9 @@ static void count_types(sobre_model *m)
         for (int32_t d = 0; d < t->rank; d++) n *= (uint64_t)t->dims[d];
         m->info.n_params += n;
         m->info.tensor_bytes += t->size;
-        bytes_of[t->dtype] += t->size;
-        if (bytes_of[t->dtype] > most) {
-            most = bytes_of[t->dtype];
+        params_of[t->dtype] += n;
+        if (params_of[t->dtype] > most) {
+            most = params_of[t->dtype];
             m->info.quantization = dtype_get(t->dtype)->name;
         }
     }
@@ -169,11 +169,15 @@ sobre_status sobre_model_open(sobre_context *context, const sobre_source *source
     context_ref(context);
     atomic_init(&m->refs, 1);
     atomic_init(&m->running, 0);
+    atomic_init(&m->cache_bytes, 0);
     status = model_read(m, &s);
     if (status < 0) {
         model_unref(m);
         return status;
     }
+    log_write(m->ctx, SOBRE_LOG_INFO, "%s: %s of architecture %s, %lld tensors, %llu bytes of them",
+              m->file->files[0]->name, m->file->format, m->info.architecture,
+              (long long)m->file->n_tensors, (unsigned long long)m->info.tensor_bytes);
     *ret_model = m;
     return SOBRE_OK;
 }
@@ -277,9 +281,10 @@ sobre_status sobre_model_dump(sobre_model *model, const sobre_fit_options *optio
     if (!model) return SOBRE_INVALID_ARGUMENT;
     if (!write || n_cols < 0 || what < SOBRE_DUMP_GRAPH || what > SOBRE_DUMP_PLAN ||
         (format != SOBRE_DUMP_TEXT && format != SOBRE_DUMP_DOT))
-        return fail(model->ctx, SOBRE_INVALID_ARGUMENT,
-                    "a dump needs a writer, what (graph, fused or plan), a format (text or dot), and "
-                    "n_cols of at least 0");
+        return fail(
+            model->ctx, SOBRE_INVALID_ARGUMENT,
+            "a dump needs a writer, what (graph, fused or plan), a format (text or dot), and "
+            "n_cols of at least 0");
     TRY(check_runs(model));
     TRY(fit_make(model, options, &devices, &fused, &p));
     if (what == SOBRE_DUMP_GRAPH) {
@@ -320,34 +325,59 @@ sobre_status sobre_model_fit(sobre_model *model, const sobre_fit_options *option
     return SOBRE_OK;
 }
 
-static sobre_status load_locked(sobre_model *m, const sobre_fit_options *fit,
-                                const sobre_load_options *options)
+/* Only one thread loads at a time, and not under the mutex: the caller's progress function may ask
+ * the model things. */
+static sobre_status load(sobre_model *m, const sobre_fit_options *fit,
+                         const sobre_load_options *options)
 {
-    if (m->loaded)
-        return fail(m->ctx, SOBRE_INVALID_ARGUMENT, "the model is loaded already; unload it first");
     sobre_graph_close(m->fused);
     sobre_graph_close(m->fused_embd);
     m->fused = m->fused_embd = NULL;
     TRY(fit_make(m, fit, &m->devices, &m->fused, &m->placement));
     TRY(graph_take_embeddings(m->fused, &m->fused_embd));
-    TRY(weights_load(m, options));
-    m->loaded = true;
-    m->generation++;
-    return SOBRE_OK;
+    return weights_load(m, options);
+}
+
+static sobre_status load_begin(sobre_model *m)
+{
+    const char *problem = NULL;
+
+    os_mutex_lock(&m->mutex);
+    if (m->loaded)
+        problem = "the model is loaded already; unload it first";
+    else if (m->loading)
+        problem = "the model is being loaded by another call; wait for it";
+    else
+        m->loading = true;
+    os_mutex_unlock(&m->mutex);
+    return problem ? fail(m->ctx, SOBRE_INVALID_ARGUMENT, "%s", problem) : SOBRE_OK;
 }
 
 sobre_status sobre_model_load(sobre_model *model, const sobre_fit_options *fit,
                               const sobre_load_options *options)
 {
     sobre_load_options o = SOBRE_INIT(load_options);
+    sobre_fit_options f = SOBRE_INIT(fit_options);
     sobre_status status;
 
     if (!model) return SOBRE_INVALID_ARGUMENT;
     TRY(options_copy(model->ctx, "load_options", options, &o, sizeof o));
+    TRY(options_copy(model->ctx, "fit_options", fit, &f, sizeof f));
     TRY(check_runs(model));
+    TRY(load_begin(model));
+    status = load(model, &f, &o);
     os_mutex_lock(&model->mutex);
-    status = load_locked(model, fit, &o);
+    model->loading = false;
+    if (status >= 0) {
+        model->limit = f.limit;
+        model->loaded = true;
+        model->generation++;
+    }
     os_mutex_unlock(&model->mutex);
+    if (status >= 0)
+        log_write(model->ctx, SOBRE_LOG_INFO, "%s: loaded onto %s, %llu bytes of weights",
+                  model->file->files[0]->name, model->devices.entries[0]->info.name,
+                  (unsigned long long)model->placement.weight_bytes);
     return status;
 }
 

@@ -32,10 +32,12 @@ struct sobre_model {
     char **warnings;  /* info.n_warnings of them */
     char **meta_text; /* [file->n_meta], written when asked for */
     /* Loaded: */
-    bool loaded;
+    bool loaded, loading;
     uint32_t generation; /* counts loads, so that sessions notice a new one */
     atomic_int running;  /* sessions evaluating now */
     sobre_placement placement;
+    uint64_t limit;                    /* of the device's bytes; 0: what is free */
+    atomic_uint_least64_t cache_bytes; /* of all sessions */
     device_set devices;
     sobre_graph *fused;      /* lowered and fused for the devices */
     sobre_graph *fused_embd; /* the same from embeddings; same values */

@@ -10,7 +10,7 @@ static sobre_status open_path(reader *r, bool map)
 {
     char cause[256];
     const void *data;
-    if (!os_file_open(r->name, &r->file)) {
+    if (!os_file_open(r->path, &r->file)) {
         return fail(r->ctx, SOBRE_IO, "%s: cannot be opened: %s", r->name,
                     os_error_text(cause, sizeof cause));
     }
@@ -29,11 +29,25 @@ static sobre_status open_path(reader *r, bool map)
     return SOBRE_OK;
 }
 
+/* A path as messages show it: of a long one the end, so that there is room for what was wrong. */
+static char *short_name(sobre_context *ctx, const char *path)
+{
+    enum { SHOWN = 160 };
+    size_t size = strlen(path);
+    char *name;
+    if (size <= SHOWN) return mem_strdup(ctx, path);
+    path += size - SHOWN;
+    while ((*path & 0xC0) == 0x80) path++; /* to the start of a character */
+    name = mem_alloc(ctx, strlen(path) + 4, 1);
+    if (name) memcpy((char *)memcpy(name, "...", 3) + 3, path, strlen(path));
+    return name;
+}
+
 static sobre_status open_source(reader *r, const sobre_source *source)
 {
-    r->name = mem_strdup(r->ctx, source->path   ? source->path
-                                 : source->data ? "(memory)"
-                                                : "(reader)");
+    if (source->path && !(r->path = mem_strdup(r->ctx, source->path))) return SOBRE_OUT_OF_MEMORY;
+    r->name = r->path ? short_name(r->ctx, r->path)
+                      : mem_strdup(r->ctx, source->data ? "(memory)" : "(reader)");
     if (!r->name) return SOBRE_OUT_OF_MEMORY;
     if (source->path) {
         TRY(open_path(r, source->map));
@@ -41,6 +55,9 @@ static sobre_status open_source(reader *r, const sobre_source *source)
         r->data = source->data;
         r->size = source->data_size;
     } else {
+        if (!os_mutex_init(&r->mutex))
+            return fail(r->ctx, SOBRE_OUT_OF_MEMORY, "the system gave no mutex");
+        r->has_mutex = true;
         r->read = source->read;
         r->read_user = source->read_user;
         r->size = source->read_size;
@@ -76,7 +93,9 @@ void reader_close(reader *r)
     if (!r) return;
     if (r->mapped) os_file_unmap(r->data, r->size);
     if (r->has_file) os_file_close(r->file);
+    if (r->has_mutex) os_mutex_destroy(&r->mutex);
     mem_free(r->ctx, r->name);
+    mem_free(r->ctx, r->path);
     mem_free(r->ctx, r);
 }
 
@@ -101,7 +120,9 @@ sobre_status reader_read(reader *r, uint64_t offset, void *buffer, size_t size)
         return SOBRE_OK;
     }
     if (r->read) {
+        os_mutex_lock(&r->mutex);
         int32_t code = r->read(r->read_user, offset, buffer, size);
+        os_mutex_unlock(&r->mutex);
         if (code == 0) return SOBRE_OK;
         return fail(r->ctx, SOBRE_IO,
                     "%s: the caller's read function gave %d for %llu bytes at byte %llu", r->name,

@@ -7,7 +7,8 @@
 
 typedef struct reader {
     sobre_context *ctx;
-    char *name; /* for messages: the path, or "(memory)", "(reader)" */
+    char *name; /* for messages: the path's end, or "(memory)", "(reader)" */
+    char *path; /* NULL if there is none */
     uint64_t size;
     os_file file;
     bool has_file;
@@ -15,6 +16,8 @@ typedef struct reader {
     bool mapped;
     int32_t (*read)(void *user, uint64_t offset, void *buffer, size_t size);
     void *read_user;
+    os_mutex mutex; /* around `read`: the caller's function is not asked by two threads at once */
+    bool has_mutex;
 } reader;
 
 /* Checks that exactly one of path, data, read is given. */

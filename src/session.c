@@ -6,14 +6,15 @@
 
 #include "checked.h"
 
-enum { MAX_SEQ = 1024, MAX_CTX = 1 << 24 };
+enum { MAX_SEQ = 1024 };
 
 /* --- Opening and closing. */
 
-static sobre_status read_options(sobre_session *s, const sobre_session_options *options)
+static sobre_status read_options(sobre_session *s, const sobre_session_options *options,
+                                 const sobre_placement *p)
 {
     sobre_session_options o = SOBRE_INIT(session_options);
-    const sobre_placement *p = &s->model->placement;
+    const int32_t max_ctx = s->model->hp.n_ctx;
 
     TRY(options_copy(s->ctx, "session_options", options, &o, sizeof o));
     s->n_ctx = o.n_ctx ? o.n_ctx : p->n_ctx;
@@ -23,11 +24,11 @@ static sobre_status read_options(sobre_session *s, const sobre_session_options *
     s->exact = o.exact != 0;
     s->full = o.full;
     s->n_keep = o.n_keep;
-    if (s->n_ctx < 1 || s->n_ctx > MAX_CTX || s->n_seq < 1 || s->n_seq > MAX_SEQ || s->n_chunk < 1)
+    if (s->n_ctx < 1 || s->n_ctx > max_ctx || s->n_seq < 1 || s->n_seq > MAX_SEQ || s->n_chunk < 1)
         return fail(s->ctx, SOBRE_INVALID_ARGUMENT,
                     "a session of n_ctx %d, n_seq %d, n_chunk %d cannot be; n_ctx goes from 1 to "
                     "%d, n_seq from 1 to %d, n_chunk from 1",
-                    s->n_ctx, s->n_seq, s->n_chunk, MAX_CTX, MAX_SEQ);
+                    s->n_ctx, s->n_seq, s->n_chunk, max_ctx, MAX_SEQ);
     if (s->kv_type != SOBRE_KV_F32 && s->kv_type != SOBRE_KV_F16)
         return fail(s->ctx, SOBRE_INVALID_ARGUMENT, "kv_type %d does not exist; use F32 or F16",
                     (int)s->kv_type);
@@ -60,19 +61,21 @@ static sobre_status allocate(sobre_session *s)
     return SOBRE_OK;
 }
 
-static sobre_status check_loaded(sobre_model *m)
+static sobre_status get_placement(sobre_model *m, sobre_placement *ret_placement)
 {
     os_mutex_lock(&m->mutex);
     bool loaded = m->loaded;
+    if (loaded) *ret_placement = m->placement;
     os_mutex_unlock(&m->mutex);
     if (loaded) return SOBRE_OK;
     return fail(m->ctx, SOBRE_INVALID_ARGUMENT,
                 "a session needs a loaded model; call sobre_model_load() first");
 }
 
-static sobre_status open_all(sobre_session *s, const sobre_session_options *options)
+static sobre_status open_all(sobre_session *s, const sobre_session_options *options,
+                             const sobre_placement *p)
 {
-    TRY(read_options(s, options));
+    TRY(read_options(s, options, p));
     TRY(allocate(s));
     return session_attach(s);
 }
@@ -82,7 +85,8 @@ sobre_status sobre_session_open(sobre_model *model, const sobre_session_options 
 {
     if (!model) return SOBRE_INVALID_ARGUMENT;
     if (!ret_session) return fail(model->ctx, SOBRE_INVALID_ARGUMENT, "ret_session is NULL");
-    TRY(check_loaded(model));
+    sobre_placement p = SOBRE_INIT(placement);
+    TRY(get_placement(model, &p));
     sobre_session *s = mem_alloc(model->ctx, 1, sizeof *s);
     if (!s) return SOBRE_OUT_OF_MEMORY;
     s->ctx = model->ctx;
@@ -91,7 +95,7 @@ sobre_status sobre_session_open(sobre_model *model, const sobre_session_options 
     atomic_init(&s->cancel, 0);
     s->n_vocab = model->hp.n_vocab;
     s->n_embd = model->hp.n_embd;
-    sobre_status status = open_all(s, options);
+    sobre_status status = open_all(s, options, &p);
     if (status < 0) {
         sobre_session_close(s);
         return status;
@@ -173,10 +177,16 @@ sobre_status session_grow(sobre_session *s, session_seq *q, int32_t n)
     return SOBRE_OK;
 }
 
+void session_drop_step(session_seq *q)
+{
+    q->stepped = false;
+    if (q->text) stop_reset(q->text);
+}
+
 void session_end_generation(session_seq *q)
 {
-    q->generating = q->stepped = false;
-    if (q->text) stop_reset(q->text);
+    session_drop_step(q);
+    q->generating = false;
 }
 
 sobre_status session_return(sobre_session *s, sobre_status status)

@@ -64,6 +64,7 @@ struct sobre_session {
     uint32_t generation;
     const device_entry *device; /* that has the cache */
     sobre_buffer *kv_buffer;
+    uint64_t kv_size;
     sobre_kv_slot *kv_slots;                      /* [model->n_kv] */
     plan *plans[2][N_COL_BUCKETS][N_ROW_BUCKETS]; /* from ids, from embeddings */
 
@@ -98,6 +99,8 @@ sobre_status session_check_idle(sobre_session *s);
 sobre_status session_check_seq(sobre_session *s, int32_t seq);
 /* Room for n more ids. */
 sobre_status session_grow(sobre_session *s, session_seq *q, int32_t n);
+/* Forgets a sampled token that has not become an event: ids came in its place. */
+void session_drop_step(session_seq *q);
 /* Ends generation there and forgets what it held. */
 void session_end_generation(session_seq *q);
 /* Runs a job in the background. */

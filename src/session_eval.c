@@ -21,7 +21,10 @@ static sobre_status attach(sobre_session *s)
     uint64_t size;
 
     TRY(fit_kv(s->ctx, &m->devices, m->kv, m->n_kv, s->kv_type, s->kv.n_pages, s->kv_slots, &size));
+    TRY(fit_cache(s->model, size));
     TRY(d->backend->buffer_alloc(d->device, size, SOBRE_BUFFER_KV, &s->kv_buffer));
+    s->kv_size = size;
+    atomic_fetch_add(&s->model->cache_bytes, size);
     s->device = d;
     s->generation = m->generation;
     s->on_device = true;
@@ -36,7 +39,10 @@ void session_detach(sobre_session *s)
         plan_free(plans[i]);
         plans[i] = NULL;
     }
-    if (s->kv_buffer) s->device->backend->buffer_free(s->kv_buffer);
+    if (s->kv_buffer) {
+        s->device->backend->buffer_free(s->kv_buffer);
+        atomic_fetch_sub(&s->model->cache_bytes, s->kv_size);
+    }
     s->kv_buffer = NULL;
     s->on_device = false;
     for (int32_t i = 0; i < s->n_seq; i++) kv_truncate(&s->kv, i, 0);
@@ -389,6 +395,12 @@ sobre_status session_shift(sobre_session *s, int32_t seq, int32_t n)
     session_seq *q = &s->seqs[seq];
     int32_t length = q->n_ids;
 
+    for (int32_t i = 0; i < q->n_ids; i++)
+        if (q->ids[i] < 0)
+            return fail(s->ctx, SOBRE_CONTEXT_FULL,
+                        "sequence %d is full, and cannot drop its older half, because it was given "
+                        "embeddings, which are not kept; truncate it to 0",
+                        seq);
     while (n > s->n_ctx - length) length = s->n_keep + (length - s->n_keep) / 2;
     memmove(q->ids + s->n_keep, q->ids + q->n_ids - (length - s->n_keep),
             (size_t)(length - s->n_keep) * sizeof *q->ids);
@@ -403,6 +415,7 @@ static sobre_status take_entry(sobre_session *s, const sobre_entry *e, session_i
     session_seq *q = &s->seqs[e->seq];
 
     *item = (session_item){.seq = e->seq, .want = e->want, .n_before = q->n_ids, .embd = e->embd};
+    session_drop_step(q);
     if (e->n_tokens > s->n_ctx - q->n_ids) {
         item->saved = mem_alloc(s->ctx, (size_t)q->n_ids, sizeof *item->saved);
         if (!item->saved) return SOBRE_OUT_OF_MEMORY;

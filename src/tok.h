@@ -5,6 +5,7 @@
 #define SOBRE_TOK_H
 
 #include "container.h"
+#include "utf8.h"
 
 typedef struct tokenizer tokenizer;
 
@@ -27,13 +28,5 @@ sobre_status tok_encode(tokenizer *t, const char *text, size_t size, uint32_t fl
 /* As sobre_token_text(). */
 sobre_status tok_text(const tokenizer *t, int32_t id, bool special, const char **ret_text,
                       size_t *ret_size);
-
-/* Streaming decode: how many of the first `size` bytes are whole characters. An unfinished
- * character at the end (up to 3 bytes) is left for later; bytes that can never become one count as
- * done and are to be replaced by U+FFFD. */
-size_t utf8_whole(const char *text, size_t size);
-/* Copies text replacing what is not UTF-8 by U+FFFD; `to` holds 3 * size bytes. Returns the bytes
- * written. */
-size_t utf8_repair(const char *text, size_t size, char *to);
 
 #endif

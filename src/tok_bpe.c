@@ -305,8 +305,8 @@ static sobre_status scratch_reserve(bpe_scratch *s, size_t n)
     return SOBRE_OK;
 }
 
-/* What stands for a byte that the vocabulary lacks; -1: it is left out. Never a control token, which
- * text must not be able to call up. */
+/* What stands for a byte that the vocabulary lacks; -1: it is left out. Never a control token,
+ * which text must not be able to call up. */
 static int32_t unknown_id(const tokenizer *t)
 {
     return t->unk >= 0 && t->vocab.tokens[t->unk].type != TOKEN_CONTROL ? t->unk : -1;

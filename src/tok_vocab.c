@@ -155,13 +155,22 @@ static int32_t trie_add(vocab *v, int32_t *link, uint8_t byte)
     return v->n_trie++;
 }
 
-static sobre_status build_trie(vocab *v)
+/* Special tokens are looked for at every byte of a text, so their length is bounded. */
+static sobre_status build_trie(vocab *v, const container *c)
 {
+    enum { MAX_SPECIAL = 1024 };
     size_t n_nodes = 0;
 
     memset(v->roots, 0xFF, sizeof(v->roots));
-    for (int32_t id = 0; id < v->n; id++)
-        if (is_special(&v->tokens[id])) n_nodes += v->tokens[id].size;
+    for (int32_t id = 0; id < v->n; id++) {
+        if (!is_special(&v->tokens[id])) continue;
+        if (v->tokens[id].size > MAX_SPECIAL)
+            return fail(v->ctx, SOBRE_BAD_FORMAT,
+                        "%s: %s: token %d is a special one of %u bytes; at most %d can be",
+                        container_name(c), key_tokens, id, (unsigned)v->tokens[id].size,
+                        MAX_SPECIAL);
+        n_nodes += v->tokens[id].size;
+    }
     v->trie = mem_alloc(v->ctx, n_nodes, sizeof(*v->trie));
     if (!v->trie) return SOBRE_OUT_OF_MEMORY;
     for (int32_t id = 0; id < v->n; id++) {
@@ -212,7 +221,7 @@ sobre_status vocab_open(vocab *v, const container *c, vocab_decode decode)
     TRY(read_types(v, c));
     TRY(read_text(v, c, tokens->v.array.items, decode));
     TRY(build_index(v, c));
-    return build_trie(v);
+    return build_trie(v, c);
 }
 
 void vocab_close(vocab *v)

@@ -17,4 +17,12 @@ utf8_kind utf8_next(const char *text, size_t size, size_t *ret_n);
 /* How many bytes at the start are well-formed. */
 size_t utf8_valid(const char *text, size_t size);
 
+/* Streaming decode: how many of the first `size` bytes are whole characters. An unfinished
+ * character at the end (up to 3 bytes) is left for later; bytes that can never become one count as
+ * done and are to be replaced by U+FFFD. */
+size_t utf8_whole(const char *text, size_t size);
+/* Copies text replacing what is not UTF-8 by U+FFFD; `to` holds 3 * size bytes. Returns the bytes
+ * written. */
+size_t utf8_repair(const char *text, size_t size, char *to);
+
 #endif

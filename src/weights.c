@@ -164,7 +164,8 @@ static int64_t rows_at_once(const sobre_weight *w, uint64_t row_size)
 {
     int64_t rows = (int64_t)(STAGING_SIZE / row_size) / ROW_GRAIN * ROW_GRAIN;
 
-    return rows < ROW_GRAIN ? ROW_GRAIN : rows > w->n_rows ? w->n_rows : rows;
+    if (rows < ROW_GRAIN) rows = ROW_GRAIN;
+    return rows > w->n_rows ? w->n_rows : rows;
 }
 
 /* Counts the tasks, or writes them too; they follow the order of the file, so that reading is
@@ -217,7 +218,9 @@ static sobre_status load_tasks(load_job *job)
     mem_free(ctx, tasks);
     if (status < 0) return status;
     status = (sobre_status)atomic_load(&job->status);
-    return status < 0 ? fail(ctx, status, "%s", job->message) : SOBRE_OK;
+    if (status < 0) return fail(ctx, status, "%s", job->message);
+    if (job->options->progress) job->options->progress(job->options->progress_user, 1);
+    return SOBRE_OK;
 }
 
 static sobre_status load_device(sobre_model *m, int32_t d, uint32_t *uses)

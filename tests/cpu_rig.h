@@ -47,7 +47,8 @@ static inline sobre_cpu_isa rig_isa(void **state)
 {
     sobre_cpu_isa isa = *(sobre_cpu_isa *)*state, resolved;
     if (!cpu_isa_resolve(isa, &resolved)) {
-        print_message("skipped: this processor has no %s\n", cpu_isa_name(isa));
+        print_message("SKIP: this processor has no %s; see the tests through SIMDe\n",
+                      cpu_isa_name(isa));
         skip();
     }
     return isa;

@@ -208,6 +208,72 @@ static void embeddings_for_ids(void **state)
     test_model_close(&t);
 }
 
+/* Ids that come while a sampled token waits for its event take its place. */
+static void ids_replace_a_waiting_token(void **state)
+{
+    test_model t =
+        test_model_make(gguf_make_llama(NULL), NULL, SOBRE(fit_options, .n_ctx = 32, .n_seq = 2));
+    const sobre_sampling how = {.struct_size = sizeof how, .ignore_eos = 1};
+    int32_t ids[40];
+    const sobre_event *e;
+    sobre_session *s;
+
+    (void)state;
+    test_ids(ids, 40, LLAMA_MAKE_N_VOCAB, 5);
+    assert_ok(t.ctx, sobre_session_open(t.model, NULL, &s));
+    for (int32_t seq = 0; seq < 2; seq++) {
+        assert_ok(t.ctx, sobre_session_sampling(s, seq, &how));
+        assert_ok(t.ctx, sobre_session_prompt_ids(s, seq, ids, 10));
+    }
+    assert_int_equal(sobre_session_next(s, -1, &e), SOBRE_OK); /* of 0; that of 1 waits */
+    assert_int_equal(e->seq, 0);
+    {
+        const sobre_entry fill = {.seq = 1, .pos = 10, .n_tokens = 22, .ids = ids};
+
+        assert_ok(t.ctx, sobre_session_eval(s, SOBRE(batch, .entries = &fill, .n_entries = 1)));
+    }
+    for (sobre_status st = SOBRE_OK; st == SOBRE_OK;) {
+        st = sobre_session_next(s, -1, &e);
+        assert_true(st == SOBRE_OK || st == SOBRE_DONE);
+        assert_true(sobre_seq_length(s, 0) <= 32 && sobre_seq_length(s, 1) <= 32);
+        if (st == SOBRE_OK && e->seq == 1) assert_int_equal(e->finish, SOBRE_FINISH_FULL);
+    }
+    assert_memory_equal(sobre_seq_ids(s, 1) + 10, ids, 22 * sizeof *ids);
+    /* A prompt likewise: what follows it is its answer, not the older prompt's. */
+    for (int32_t seq = 0; seq < 2; seq++) {
+        assert_ok(t.ctx, sobre_seq_truncate(s, seq, 0));
+        assert_ok(t.ctx, sobre_session_prompt_ids(s, seq, ids, 5));
+    }
+    assert_int_equal(sobre_session_next(s, -1, &e), SOBRE_OK);
+    assert_ok(t.ctx, sobre_session_prompt_ids(s, 1, ids + 5, 5));
+    assert_int_equal(sobre_seq_length(s, 1), 10);
+    assert_memory_equal(sobre_seq_ids(s, 1), ids, 10 * sizeof *ids);
+    sobre_session_close(s);
+    test_model_close(&t);
+}
+
+static void sessions_have_limits(void **state)
+{
+    /* 2 layers x (k and v) x 2 heads x 16 dims x 64 positions x 2 bytes = 16 KiB a page */
+    test_model t =
+        test_model_make(gguf_make_llama(NULL), NULL, SOBRE(fit_options, .limit = 4 << 20));
+    sobre_session *a, *b;
+
+    (void)state;
+    assert_int_equal(sobre_session_open(t.model, SOBRE(session_options, .n_ctx = 257), &a),
+                     SOBRE_INVALID_ARGUMENT);
+    assert_int_equal(sobre_session_open(t.model, SOBRE(session_options, .n_seq = 1000), &a),
+                     SOBRE_DEVICE_OUT_OF_MEMORY);
+    assert_non_null(strstr(sobre_error(t.ctx), "MiB"));
+    assert_ok(t.ctx, sobre_session_open(t.model, SOBRE(session_options, .n_seq = 40), &a));
+    assert_int_equal(sobre_session_open(t.model, SOBRE(session_options, .n_seq = 40), &b),
+                     SOBRE_DEVICE_OUT_OF_MEMORY);
+    sobre_session_close(a);
+    assert_ok(t.ctx, sobre_session_open(t.model, SOBRE(session_options, .n_seq = 40), &b));
+    sobre_session_close(b);
+    test_model_close(&t);
+}
+
 static void describes_itself(void **state)
 {
     test_model t = test_model_make(gguf_make_llama(&(llama_make){.dtype = SOBRE_Q8_0}), NULL, NULL);
@@ -244,6 +310,35 @@ static void describes_itself(void **state)
     assert_int_equal(sobre_model_load(t.model, NULL, NULL), SOBRE_INVALID_ARGUMENT); /* twice */
     assert_ok(t.ctx, sobre_model_unload(t.model));
     assert_int_equal(sobre_model_unload(t.model), SOBRE_INVALID_ARGUMENT);
+    test_model_close(&t);
+}
+
+typedef struct watching {
+    sobre_model *model;
+    double last;
+} watching;
+
+static int32_t ask_model(void *user, double done)
+{
+    watching *w = user;
+
+    assert_string_equal(sobre_model_meta(w->model, "llama.block_count"), "2");
+    assert_true(done >= w->last && done <= 1);
+    w->last = done;
+    return 0;
+}
+
+static void progress_may_ask_the_model(void **state)
+{
+    test_model t = test_model_make(gguf_make_llama(NULL), NULL, NULL);
+    watching w = {t.model, 0};
+
+    (void)state;
+    assert_ok(t.ctx, sobre_model_unload(t.model));
+    assert_ok(t.ctx,
+              sobre_model_load(t.model, NULL,
+                               SOBRE(load_options, .progress = ask_model, .progress_user = &w)));
+    assert_true(w.last == 1);
     test_model_close(&t);
 }
 
@@ -313,8 +408,11 @@ int main(void)
         cmocka_unit_test(same_bits),
         cmocka_unit_test(from_file_reader_and_map),
         cmocka_unit_test(embeddings_for_ids),
+        cmocka_unit_test(ids_replace_a_waiting_token),
+        cmocka_unit_test(sessions_have_limits),
         cmocka_unit_test(describes_itself),
         cmocka_unit_test(loading_can_be_cancelled),
+        cmocka_unit_test(progress_may_ask_the_model),
         cmocka_unit_test(dumps),
     };
 

@@ -27,6 +27,7 @@ typedef struct spoil {
 
 KEY(no_architecture, gguf_make_key_remove(g, "general.architecture"))
 KEY(strange_architecture, gguf_make_string(g, "general.architecture", "perceptron"))
+KEY(rude_architecture, gguf_make_string(g, "general.architecture", "\x1b[31mX\r\n"))
 KEY(number_architecture, gguf_make_u32(g, "general.architecture", 3))
 KEY(no_layers, gguf_make_key_remove(g, "llama.block_count"))
 KEY(zero_layers, gguf_make_u32(g, "llama.block_count", 0))
@@ -100,6 +101,7 @@ static void integer_weight(gguf_make *g)
 static const spoil at_open[] = {
     {"no architecture", no_architecture, SOBRE_BAD_FORMAT, "general.architecture"},
     {"unknown architecture", strange_architecture, SOBRE_UNSUPPORTED, "perceptron"},
+    {"terminal codes", rude_architecture, SOBRE_UNSUPPORTED, "\"?[31mX??\""},
     {"architecture is a number", number_architecture, SOBRE_BAD_FORMAT, "general.architecture"},
     {"no layer count", no_layers, SOBRE_BAD_FORMAT, "llama.block_count"},
     {"no layers", zero_layers, SOBRE_BAD_FORMAT, "llama.block_count"},

@@ -730,7 +730,7 @@ static void test_smollm2(void **state)
     opened o;
 
     if (!path || !*path) {
-        print_message("no SmolLM2 here: configure with -Dmodel=FILE\n");
+        print_message("SKIP: the build option model is not set\n");
         skip();
     }
     open_file(path, &o);
@@ -758,7 +758,7 @@ static void test_golden_vocabularies(void **state)
     const char *dir = getenv("SOBRE_TEST_GOLDEN");
 
     if (!dir || !*dir) {
-        print_message("no golden vocabularies here: configure with -Dgolden_dir=FOLDER\n");
+        print_message("SKIP: the build option golden_dir is not set\n");
         skip();
     }
     for (size_t i = 0; i < LENGTH(names); i++) {

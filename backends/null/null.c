@@ -15,8 +15,8 @@ enum { DEFAULT_ALIGN = 256, POISON = 0xff /* floats of these bytes are NaN */ };
 struct sobre_device { /* a real one holds its queue and its compiled kernels */
     const sobre_host *host;
     null_control *control;
-    uint64_t ticket; /* of the last fence */
-    int32_t n_polls; /* that answered AGAIN since */
+    _Atomic uint64_t ticket; /* of the last fence */
+    _Atomic int32_t n_polls; /* that answered AGAIN since */
 };
 
 struct sobre_buffer {

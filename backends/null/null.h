@@ -54,12 +54,12 @@ typedef struct null_control {
     int64_t fail_at;          /* this call, from 1, fails; 0: none does */
     sobre_status fail_status; /* how */
 
-    atomic_llong n_calls;                   /* of slots that can fail */
-    null_call log[NULL_LOG_SIZE];           /* the first of them */
-    int64_t n_ops[SOBRE_N_OPS];             /* nodes that ran */
-    int32_t n_runs, n_cols, n_rows, n_seqs; /* runs; of the last run */
-    int32_t n_devices, n_buffers, n_execs;  /* that are open */
-    uint64_t used;                          /* bytes of open buffers */
+    atomic_llong n_calls;                          /* of slots that can fail */
+    null_call log[NULL_LOG_SIZE];                  /* the first of them */
+    int64_t n_ops[SOBRE_N_OPS];                    /* nodes that ran */
+    int32_t n_runs, n_cols, n_rows, n_seqs;        /* runs; of the last run */
+    _Atomic int32_t n_devices, n_buffers, n_execs; /* that are open */
+    _Atomic uint64_t used;                         /* bytes of open buffers */
 } null_control;
 
 const sobre_backend *null_backend(const sobre_host *host);

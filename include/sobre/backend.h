@@ -7,8 +7,11 @@
  * shared library called libsobre-<name>, exports one function, sobre_backend_entry().
  *
  * Arguments were validated by the caller: sizes fit, spans lie inside their buffers, nodes have
- * checked shapes. Every slot that can fail returns a status and reports through host->fail. Slots
- * marked [any thread] may run concurrently; all others are serialised per device by the caller.
+ * checked shapes. Every slot that can fail returns a status and reports through host->fail.
+ *
+ * Sessions on several threads use a device at once. Calls on one buffer or one exec are serialised
+ * by the caller (but weight_pack, which comes for disjoint rows from several threads); all others
+ * may run concurrently, so a device locks what its buffers and execs share.
  */
 #ifndef SOBRE_BACKEND_H
 #define SOBRE_BACKEND_H
@@ -70,7 +73,8 @@ typedef struct sobre_kv_slot {
     uint64_t offset, page_size;
 } sobre_kv_slot;
 
-/* What a device is to run: a slice of a plan. Everything pointed to stays valid until exec_free. */
+/* What a device is to run: a slice of a plan. What it points to stays valid as long as the exec is
+ * run; exec_free() must not look at it, since the model may have been unloaded by then. */
 typedef struct sobre_program {
     size_t struct_size;
     const sobre_value *values; /* all of the graph */
@@ -106,14 +110,14 @@ typedef struct sobre_backend {
     size_t struct_size;
     const char *name;
 
-    /* [any thread] Devices, counted once; those that cannot be used have a reason. */
+    /* Devices, counted once; those that cannot be used have a reason. */
     sobre_status (*device_count)(const sobre_host *host, int32_t *ret_n);
     sobre_status (*device_info)(const sobre_host *host, int32_t index, sobre_device_info *ret_info);
     sobre_status (*device_open)(const sobre_host *host, int32_t index, sobre_device **ret_device);
     void (*device_close)(sobre_device *device);
-    /* [any thread] 0 where not known. */
+    /* 0 where not known. */
     void (*mem_info)(sobre_device *device, uint64_t *ret_total, uint64_t *ret_free);
-    /* [any thread] Offsets inside buffers are multiples of this, a power of two. */
+    /* Offsets inside buffers are multiples of this, a power of two. */
     uint64_t (*alignment)(sobre_device *device);
 
     sobre_status (*buffer_alloc)(sobre_device *device, uint64_t size, sobre_buffer_use use,
@@ -129,19 +133,18 @@ typedef struct sobre_backend {
     /* The buffer's memory if the host can use it in place, else NULL. */
     void *(*host_pointer)(sobre_buffer *buffer);
 
-    /* [any thread] Can this node, in this graph, run here? Asked of fused candidates too. */
+    /* Can this node, in this graph, run here? Asked of fused candidates too. */
     int (*supports)(sobre_device *device, const sobre_value *values, const sobre_node *node);
 
-    /* [any thread] Bytes of a packed weight. */
+    /* Bytes of a packed weight. */
     sobre_status (*weight_size)(sobre_device *device, const sobre_weight *weight,
                                 uint64_t *ret_size);
-    /* [any thread, for disjoint rows] Packs rows [row, row + n_rows), `data` as in the file. `row`
+    /* Packs rows [row, row + n_rows), `data` as in the file. `row`
      * is a multiple of 16, and so is n_rows but at the end. Rejects scales that are not finite:
      * BAD_FORMAT with the row. */
     sobre_status (*weight_pack)(sobre_device *device, const sobre_weight *weight,
                                 const sobre_span *to, int64_t row, int64_t n_rows,
                                 const void *data);
-    /* [any thread] */
     sobre_status (*kv_page_size)(sobre_device *device, const sobre_kv_desc *desc,
                                  uint64_t *ret_size);
 

@@ -188,8 +188,8 @@ typedef struct sobre_source {
     const char *path; /* a GGUF file; of a split one, any part */
     const void *data; /* a GGUF file in memory, which stays valid until the model is closed */
     size_t data_size;
-    int32_t (*read)(void *user, uint64_t offset, void *buffer,
-                    size_t size); /* all `size` bytes: 0; else non-zero */
+    /* Reads all `size` bytes: 0; else non-zero. Called by one thread at a time, but any thread. */
+    int32_t (*read)(void *user, uint64_t offset, void *buffer, size_t size);
     void *read_user;
     uint64_t read_size; /* bytes in all, for `read` */
     int32_t map; /* with `path`: 1 maps the file instead of reading it. If another program truncates
@@ -260,7 +260,8 @@ SOBRE_EXPORT sobre_status sobre_model_fit(sobre_model *model, const sobre_fit_op
 
 typedef struct sobre_load_options {
     size_t struct_size;
-    int32_t (*progress)(void *user, double done); /* 0 to 1; non-zero cancels */
+    /* 0 to 1, on the calling thread; non-zero cancels. Must not load or evaluate anything. */
+    int32_t (*progress)(void *user, double done);
     void *progress_user;
 } sobre_load_options;
 
@@ -297,8 +298,8 @@ typedef enum sobre_tokenize_flags {
 
 /* Text to ids. *ret_n gets the number of ids; if it is above `capacity`, BUFFER_TOO_SMALL, and
  * nothing else is written. `ids` may be NULL with capacity 0. Bytes become byte tokens,
- * in UTF-8 or not; one that the vocabulary lacks becomes its unknown token, or is left out if that is
- * missing or a control token. Thread-safe. */
+ * in UTF-8 or not; one that the vocabulary lacks becomes its unknown token, or is left out if that
+ * is missing or a control token. Thread-safe. */
 SOBRE_EXPORT sobre_status sobre_tokenize(sobre_model *model, const char *text, size_t text_size,
                                          uint32_t flags, int32_t *ids, size_t capacity,
                                          size_t *ret_n);
