@@ -4,8 +4,8 @@
 
 usage: start.py SOBRE MODEL.gguf [-r RUNS] [-n TOKENS] [-t THREADS] [--n-ctx N]
 
-Each run is a new process with an 8-token prompt and the file in the page cache. Prints one JSON object: medians, with
-every run's figures beside them.
+Each run is a new process with a prompt of 8 tokens (in SmolLM2's vocabulary) and the file in the
+page cache. Prints one JSON object: medians, and each run's time to the first token.
 """
 import argparse
 import json
@@ -14,16 +14,17 @@ import statistics
 import subprocess
 import time
 
-PROMPT = "The quick brown fox jumps over the"  # 8 tokens with a space-prefixed byte-level vocabulary, about
+PROMPT = "The quick brown fox jumps over the lazy"
 
 
 def once(args):
-    cmd = [args.sobre, "run", args.model, "--raw", "-p", PROMPT, "-n", str(args.n), "--temp", "0", "--device", "cpu",
-           "--n-ctx", str(args.n_ctx), "--ignore-eos"]
+    cmd = [args.sobre, "run", args.model, "--raw", "-p", PROMPT, "-n", str(args.n), "--temp", "0",
+           "--device", "cpu", "--n-ctx", str(args.n_ctx), "--ignore-eos"]
     if args.t:
         cmd += ["-t", str(args.t)]
     start = time.monotonic()
-    p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    p = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.DEVNULL)
     os.read(p.stdout.fileno(), 1)
     first = time.monotonic() - start
     p.stdout.read()
@@ -34,7 +35,8 @@ def once(args):
 
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("sobre")
     a.add_argument("model")
     a.add_argument("-r", type=int, default=7)
@@ -49,8 +51,10 @@ def main():
     first, whole, peak = zip(*runs)
     size = os.path.getsize(args.model)
     print(json.dumps({
-        "model": os.path.basename(args.model), "n_gen": args.n, "n_ctx": args.n_ctx, "file_mb": round(size / 1e6, 1),
-        "first_token_s": round(statistics.median(first), 3), "process_s": round(statistics.median(whole), 3),
+        "model": os.path.basename(args.model), "n_gen": args.n, "n_ctx": args.n_ctx,
+        "file_mb": round(size / 1e6, 1),
+        "first_token_s": round(statistics.median(first), 3),
+        "process_s": round(statistics.median(whole), 3),
         "peak_mb": round(statistics.median(peak) / 1e6, 1),
         "peak_over_file_mb": round((statistics.median(peak) - size) / 1e6, 1),
         "samples_first_token_s": [round(x, 3) for x in first],
