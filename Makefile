@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 # make run [PROMPT="..."] [DEVICE=cpu] [MODEL=file.gguf]   builds, fetches a small model, answers
 # make check [GOLDEN=folder]                               builds and runs all tests
-# make build, make clean                                   build/sobre; removes build/, build-san/
-PROMPT ?= What is the capital of France?
-DEVICE ?= auto
-MODEL ?=
+# make build, make clean                                   build/sobre; removes build/, build-*san/
+PROMPT = What is the capital of France?
+DEVICE = auto
+MODEL =
 GOLDEN ?=
 export PROMPT DEVICE MODEL GOLDEN
 
@@ -23,6 +23,6 @@ check:
 	@./scripts/check.sh
 
 clean:
-	rm -rf build build-san
+	rm -rf build build-san build-tsan
 
 .PHONY: run build check clean

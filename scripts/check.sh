@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# check.sh: sets up, builds and tests everything: a release build and one with the address and
-# undefined-behaviour sanitizers. The last line is "N passed, N failed, N skipped" over both.
+# check.sh: sets up, builds and tests everything: a release build, one with the address and
+# undefined-behaviour sanitizers, and what has threads with the thread sanitizer. The last line is
+# "N passed, N failed, N skipped" over all of them.
 # GOLDEN=folder: the tests also use the full golden data there.
 set -eu
 cd "$(dirname "$0")/.."
@@ -9,17 +10,42 @@ cd "$(dirname "$0")/.."
 model=$(./scripts/fetch-model.sh)
 golden=${GOLDEN:+$(cd "$GOLDEN" && pwd)}
 options="-Dtests=enabled -Dmodel=$model -Dgolden_dir=$golden"
+sanitized="-Dbuildtype=debugoptimized -Db_lundef=false"
+status=0
+
+# run BUILD_DIR [TEST...]
+run() {
+    dir=$1
+    shift
+    rm -f "$dir/meson-logs/testlog.json"
+    meson test -C "$dir" --no-rebuild --print-errorlogs --timeout-multiplier 3 "$@" || status=1
+}
+
+# Some kernels lay out memory in a way that the thread sanitizer of older compilers cannot work in.
+tsan_works() {
+    file=$(mktemp)
+    echo 'int main(void) { return 0; }' | ${CC:-cc} -x c -fsanitize=thread -o "$file" - && "$file"
+    works=$?
+    rm -f "$file"
+    return $works
+}
 
 ./scripts/build.sh build all $options
-./scripts/build.sh build-san all $options -Dbuildtype=debugoptimized -Db_lundef=false \
-    -Db_sanitize=address,undefined
-
+./scripts/build.sh build-san all $options $sanitized -Db_sanitize=address,undefined
+run build
 export ASAN_OPTIONS=detect_leaks=1:halt_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-status=0
-for dir in build build-san; do
-    rm -f $dir/meson-logs/testlog.json
-    meson test -C $dir --no-rebuild --print-errorlogs --timeout-multiplier 3 || status=1
-done
-python3 scripts/summarise.py build build-san || status=1
+run build-san
+
+if tsan_works >/dev/null 2>&1; then
+    ./scripts/build.sh build-tsan tests/test_pool $options $sanitized -Db_sanitize=thread
+    ./scripts/build.sh build-tsan tests/test_session
+    ./scripts/build.sh build-tsan tests/test_model
+    export TSAN_OPTIONS=halt_on_error=1
+    run build-tsan pool session model
+    python3 scripts/summarise.py build build-san build-tsan || status=1
+else
+    python3 scripts/summarise.py build build-san \
+        --skip "build-tsan: the thread sanitizer does not work here" || status=1
+fi
 exit $status

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""summarise.py BUILD_DIR...: what the tests of these builds came to, from Meson's logs.
+"""summarise.py BUILD_DIR... [--skip REASON]: what the tests of these builds came to, from Meson's
+logs, with one more skip if there is a reason.
 
 Prints each failed test, each skipped one with its reason, and the totals. A test that skips, or a
 part of one, says so on a line that begins with "SKIP:".
@@ -11,7 +12,13 @@ import sys
 
 passed = failed = skipped = 0
 notes = []
-for folder in sys.argv[1:]:
+folders = sys.argv[1:]
+if "--skip" in folders:
+    at = folders.index("--skip")
+    notes.append(f"skipped {folders[at + 1]}")
+    skipped += 1
+    del folders[at:at + 2]
+for folder in folders:
     try:
         with open(f"{folder}/meson-logs/testlog.json", encoding="utf-8") as log:
             tests = [json.loads(line) for line in log]
