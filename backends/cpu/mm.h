@@ -5,8 +5,8 @@
  *
  * Weights are packed into panels of 16 rows, so that lane = row everywhere: one layout for every
  * instruction set, for prefill and for decode. Each output is one chain of fused multiply-adds over
- * k in ascending order, so its bits do not depend on the number of columns, on tiles, or on
- * threads.
+ * k in ascending order, refined blocks last (mm_kernels.h), so its bits do not depend on the number
+ * of columns, on tiles, or on threads.
  */
 #ifndef SOBRE_CPU_MM_H
 #define SOBRE_CPU_MM_H
