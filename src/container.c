@@ -289,7 +289,7 @@ void container_close(container *c)
 
 /* --- Look-up. */
 
-static const meta_entry *find_entry(const container *c, const char *key)
+const meta_entry *container_entry(const container *c, const char *key)
 {
     const int32_t *by_name = ((const name_index *)c->index)->meta;
     for (int32_t low = 0, high = c->n_meta; low < high;) {
@@ -308,7 +308,7 @@ static const meta_entry *find_entry(const container *c, const char *key)
 
 const meta_value *container_meta(const container *c, const char *key)
 {
-    const meta_entry *entry = find_entry(c, key);
+    const meta_entry *entry = container_entry(c, key);
     return entry ? &entry->value : NULL;
 }
 
@@ -338,7 +338,7 @@ static const char *const type_names[] = {
 static sobre_status get(const container *c, const char *key, bool must, meta_type type,
                         const meta_entry **ret_entry, bool *ret_found)
 {
-    const meta_entry *entry = find_entry(c, key);
+    const meta_entry *entry = container_entry(c, key);
     if (!entry && must) {
         return fail(c->ctx, SOBRE_BAD_FORMAT,
                     "%s: key \"%s\" is missing; the file is malformed or of another kind",

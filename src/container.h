@@ -73,6 +73,7 @@ sobre_status container_open(sobre_context *ctx, const sobre_source *source,
 void container_close(container *c);
 
 /* NULL if absent. */
+const meta_entry *container_entry(const container *c, const char *key);
 const meta_value *container_meta(const container *c, const char *key);
 /* -1 if absent. */
 int32_t container_tensor(const container *c, const char *name);

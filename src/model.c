@@ -151,14 +151,12 @@ static sobre_status model_read(sobre_model *m, const sobre_source *source)
 sobre_status sobre_model_open(sobre_context *context, const sobre_source *source,
                               sobre_model **ret_model)
 {
-    sobre_source s = SOBRE_INIT(source);
     sobre_model *m;
     sobre_status status;
 
     if (!context || !ret_model) return SOBRE_INVALID_ARGUMENT;
     if (!source)
         return fail(context, SOBRE_INVALID_ARGUMENT, "a model needs a source; give its path");
-    TRY(options_copy(context, "source", source, &s, sizeof s));
     m = mem_alloc(context, 1, sizeof *m);
     if (!m) return SOBRE_OUT_OF_MEMORY;
     if (!os_mutex_init(&m->mutex)) {
@@ -170,7 +168,7 @@ sobre_status sobre_model_open(sobre_context *context, const sobre_source *source
     atomic_init(&m->refs, 1);
     atomic_init(&m->running, 0);
     atomic_init(&m->cache_bytes, 0);
-    status = model_read(m, &s);
+    status = model_read(m, source);
     if (status < 0) {
         model_unref(m);
         return status;
@@ -240,18 +238,16 @@ static char *meta_text(sobre_context *ctx, const meta_value *v)
 
 const char *sobre_model_meta(sobre_model *model, const char *key)
 {
-    const char *text = NULL;
+    const meta_entry *entry = model && key ? container_entry(model->file, key) : NULL;
+    const char *text;
     char **slot;
 
-    if (!model || !key) return NULL;
-    for (int32_t i = 0; i < model->file->n_meta; i++) {
-        if (strcmp(model->file->meta[i].key, key)) continue;
-        slot = &model->meta_text[i];
-        os_mutex_lock(&model->mutex);
-        if (!*slot) *slot = meta_text(model->ctx, &model->file->meta[i].value);
-        text = *slot;
-        os_mutex_unlock(&model->mutex);
-    }
+    if (!entry) return NULL;
+    slot = &model->meta_text[entry - model->file->meta];
+    os_mutex_lock(&model->mutex);
+    if (!*slot) *slot = meta_text(model->ctx, &entry->value);
+    text = *slot;
+    os_mutex_unlock(&model->mutex);
     return text;
 }
 
