@@ -152,6 +152,13 @@ static const char *shape_text(char text[SHAPE_SIZE], int32_t rank, const int64_t
     return text;
 }
 
+static sobre_status missing(const builder *b, const char *name)
+{
+    return fail(b->ctx, SOBRE_BAD_FORMAT,
+                "%s: tensor \"%s\" is missing; the file is incomplete, fetch it again",
+                b->file->files[0]->name, name);
+}
+
 /* The weight of this name as a value of the graph; -1 if it is optional and not there, or after a
  * failure. */
 static int32_t tensor(builder *b, bool must, int32_t rank, int64_t d0, int64_t d1,
@@ -166,10 +173,7 @@ static int32_t tensor(builder *b, bool must, int32_t rank, int64_t d0, int64_t d
     snprintf(name, sizeof name, format, (int)layer, part);
     i = container_tensor(b->file, name);
     if (i < 0) {
-        if (must)
-            b->status = fail(b->ctx, SOBRE_BAD_FORMAT,
-                             "%s: tensor \"%s\" is missing; the file is incomplete, fetch it again",
-                             b->file->files[0]->name, name);
+        if (must) b->status = missing(b, name);
         return -1;
     }
     t = &b->file->tensors[i];
@@ -363,11 +367,7 @@ static sobre_status read_vocab(builder *b)
     int32_t n_tok = b->m->tok ? tok_n_vocab(b->m->tok) : 0;
     int64_t rows;
 
-    if (i < 0)
-        return fail(
-            b->ctx, SOBRE_BAD_FORMAT,
-            "%s: tensor \"token_embd.weight\" is missing; the file is incomplete, fetch it again",
-            b->file->files[0]->name);
+    if (i < 0) return missing(b, "token_embd.weight");
     rows = b->file->tensors[i].dims[0];
     if (b->file->tensors[i].rank != 2 || rows > MAX_VOCAB)
         return fail(b->ctx, SOBRE_BAD_FORMAT,

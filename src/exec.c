@@ -6,7 +6,7 @@
 
 typedef struct running {
     plan *p;
-    bool busy[8]; /* devices that were given work and not waited for */
+    bool busy[MAX_PLACED]; /* devices that were given work and not waited for */
 } running;
 
 static const device_entry *entry(const plan *p, int32_t device)

@@ -44,7 +44,7 @@ void graph_compact(sobre_graph *g);
 enum { MAX_PLACED = 8 }; /* devices that one model can be spread over */
 
 typedef struct device_set {
-    const device_entry *entries[8]; /* in order of preference; the CPU last */
+    const device_entry *entries[MAX_PLACED]; /* in order of preference; the CPU last */
     int32_t n;
 } device_set;
 /* The first device that supports a node, -1 if none does: it will run there. */
@@ -93,11 +93,11 @@ typedef struct plan {
     device_set devices;
     int32_t n_cols, n_rows, n_seq;
     bool exact;
-    int32_t *node_device;   /* [n_nodes] */
-    sobre_span *spans[8];   /* per device [n_values] */
-    uint64_t arena_size[8]; /* temps, inputs and outputs */
-    uint64_t workspace_size[8];
-    sobre_buffer *arena[8];
+    int32_t *node_device;            /* [n_nodes] */
+    sobre_span *spans[MAX_PLACED];   /* per device [n_values] */
+    uint64_t arena_size[MAX_PLACED]; /* temps, inputs and outputs */
+    uint64_t workspace_size[MAX_PLACED];
+    sobre_buffer *arena[MAX_PLACED];
     plan_slice *slices;
     int32_t n_slices;
     plan_copy *copies;

@@ -197,15 +197,25 @@ sobre_status session_return(sobre_session *s, sobre_status status)
 
 /* --- Batches. */
 
+/* The caller's batch, if this session can take it now. */
+static sobre_status read_batch(sobre_session *s, const sobre_batch *batch, sobre_batch *ret_batch)
+{
+    sobre_batch b = SOBRE_INIT(batch);
+
+    TRY(session_check_idle(s));
+    TRY(options_copy(s->ctx, "batch", batch, &b, sizeof b));
+    TRY(session_check_batch(s, b.entries, b.n_entries));
+    *ret_batch = b;
+    return SOBRE_OK;
+}
+
 sobre_status sobre_session_eval(sobre_session *session, const sobre_batch *batch)
 {
     sobre_session *s = session;
     sobre_batch b = SOBRE_INIT(batch);
 
     if (!s) return SOBRE_INVALID_ARGUMENT;
-    TRY(session_check_idle(s));
-    TRY(options_copy(s->ctx, "batch", batch, &b, sizeof b));
-    TRY(session_check_batch(s, b.entries, b.n_entries));
+    TRY(read_batch(s, batch, &b));
     return session_return(s, session_eval_batch(s, b.entries, b.n_entries));
 }
 
@@ -281,9 +291,7 @@ sobre_status sobre_session_submit(sobre_session *session, const sobre_batch *bat
     sobre_batch b = SOBRE_INIT(batch);
 
     if (!s) return SOBRE_INVALID_ARGUMENT;
-    TRY(session_check_idle(s));
-    TRY(options_copy(s->ctx, "batch", batch, &b, sizeof b));
-    TRY(session_check_batch(s, b.entries, b.n_entries));
+    TRY(read_batch(s, batch, &b));
     TRY(copy_batch(s, &b, &s->submitted));
     s->n_submitted = b.n_entries;
     sobre_status status = session_start(s, JOB_BATCH, batch_job);
