@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "checked.h"
+#include "kv.h"
 
 enum { MIB = 1 << 20, DEFAULT_CTX = 4096, DEFAULT_CHUNK = 512, MAX_SEQ = 1024, MAX_CHUNK = 65536 };
 
@@ -46,44 +46,24 @@ static sobre_status fit_shape(sobre_context *ctx, const hparams *hp, const sobre
     return SOBRE_OK;
 }
 
-sobre_status fit_kv(sobre_context *ctx, const device_set *devices, const sobre_kv_desc *kv,
-                    int32_t n_kv, sobre_kv_type type, int64_t n_pages, sobre_kv_slot *ret_slots,
-                    uint64_t *ret_size)
+/* Bytes of the largest plan on each device. */
+static sobre_status workspace(sobre_context *ctx, const sobre_graph *fused,
+                              const device_set *devices, const cache *c, const sobre_placement *p,
+                              uint64_t ret_size[MAX_PLACED])
 {
-    const device_entry *e = devices->entries[0];
-    uint64_t align = e->backend->alignment(e->device), at = 0;
-
-    for (int32_t i = 0; i < n_kv; i++) {
-        sobre_kv_slot slot = {.desc = kv[i], .offset = at};
-        uint64_t size;
-
-        slot.desc.type = type;
-        TRY(e->backend->kv_page_size(e->device, &slot.desc, &slot.page_size));
-        if (!checked_mul(slot.page_size, (uint64_t)n_pages, &size) || !checked_add(at, size, &at) ||
-            !checked_round_up(at, align, &at))
-            return fail(
-                ctx, SOBRE_DEVICE_OUT_OF_MEMORY,
-                "%lld pages of KV cache for %d layers are more bytes than can be counted; use a "
-                "smaller n_ctx or n_seq",
-                (long long)n_pages, (int)n_kv);
-        if (ret_slots) ret_slots[i] = slot;
-    }
-    *ret_size = at;
-    return SOBRE_OK;
-}
-
-static sobre_status workspace(sobre_model *m, const sobre_graph *fused, const device_set *devices,
-                              const sobre_placement *p, uint64_t *ret_size)
-{
-    plan_options o = {.devices = devices, .n_cols = p->n_chunk, .n_rows = 1, .n_seq = p->n_seq};
+    plan_options o = {.devices = devices,
+                      .n_cols = p->n_chunk,
+                      .n_rows = 1,
+                      .n_seq = p->n_seq < p->n_chunk ? p->n_seq : p->n_chunk,
+                      .kv_slots = c->slots,
+                      .n_kv_slots = c->n,
+                      .n_pages = kv_pages_for(p->n_ctx)};
     plan *sizes = NULL;
-    uint64_t total = 0;
 
-    TRY(plan_make(m->ctx, fused, &o, &sizes));
+    TRY(plan_make(ctx, fused, &o, &sizes));
     for (int32_t d = 0; d < devices->n; d++)
-        total += sizes->arena_size[d] + sizes->workspace_size[d];
+        ret_size[d] = sizes->arena_size[d] + sizes->workspace_size[d];
     plan_free(sizes);
-    *ret_size = total;
     return SOBRE_OK;
 }
 
@@ -112,10 +92,10 @@ static sobre_status check_limit(sobre_model *m, const device_entry *e, uint64_t 
         (unsigned long long)(p->workspace_bytes / MIB), (unsigned long long)(allowed / MIB));
 }
 
-sobre_status fit_cache(sobre_model *m, uint64_t size)
+sobre_status fit_cache(sobre_model *m, const cache *c)
 {
     const device_entry *e = m->devices.entries[0];
-    uint64_t allowed = allowed_bytes(e, m->limit), held = 0;
+    uint64_t allowed = allowed_bytes(e, m->limit), held = 0, size = c->size[0];
 
     /* What is free has the weights and older caches taken off already. */
     if (m->limit) held = m->placement.weight_bytes + atomic_load(&m->cache_bytes);
@@ -145,6 +125,62 @@ sobre_status graph_for_devices(const sobre_graph *g, const device_set *devices,
     return SOBRE_OK;
 }
 
+/* One way to place the model: devices->first_layer is chosen. Sizes go to *p, but nothing is
+ * compared with what there is. */
+static sobre_status place(sobre_model *m, const device_set *devices, sobre_graph **ret_fused,
+                          sobre_placement *p)
+{
+    const int64_t n_pages = (int64_t)p->n_seq * kv_pages_for(p->n_ctx);
+    uint64_t packed[MAX_PLACED] = {0}, work[MAX_PLACED] = {0}, others = 0;
+    sobre_graph *fused = NULL;
+    cache c = {0};
+    sobre_status status;
+
+    TRY(graph_for_devices(m->graph, devices, &fused));
+    status = cache_open(m->ctx, fused, devices, m->kv, m->n_kv, p->kv_type, n_pages, &c);
+    if (status >= 0) status = weights_size(m->ctx, fused, devices, packed);
+    if (status >= 0) status = workspace(m->ctx, fused, devices, &c, p, work);
+    if (status < 0) {
+        cache_close(&c);
+        sobre_graph_close(fused);
+        return status;
+    }
+    for (int32_t d = 1; d < devices->n; d++) others += packed[d] + c.size[d] + work[d];
+    p->weight_bytes = packed[0];
+    p->kv_bytes = c.size[0];
+    p->workspace_bytes = work[0];
+    p->total_bytes = packed[0] + c.size[0] + work[0];
+    p->cpu_bytes = others;
+    p->n_layer = m->hp.n_layer - devices->first_layer;
+    cache_close(&c);
+    *ret_fused = fused;
+    return SOBRE_OK;
+}
+
+/* The most layers, of at most `most`, that fit; place() was done for `most` and did not. */
+static sobre_status place_fewer(sobre_model *m, int32_t most, uint64_t allowed, device_set *devices,
+                                sobre_graph **fused, sobre_placement *p)
+{
+    int32_t fits = 0; /* layers; `most` do not */
+
+    while (most - fits > 1) {
+        int32_t half = fits + (most - fits) / 2;
+        sobre_graph *tried = NULL;
+
+        devices->first_layer = m->hp.n_layer - half;
+        TRY(place(m, devices, &tried, p));
+        sobre_graph_close(tried);
+        if (p->total_bytes <= allowed)
+            fits = half;
+        else
+            most = half;
+    }
+    sobre_graph_close(*fused);
+    *fused = NULL;
+    devices->first_layer = m->hp.n_layer - (fits ? fits : 1); /* one is too many, and says so */
+    return place(m, devices, fused, p);
+}
+
 sobre_status fit_make(sobre_model *m, const sobre_fit_options *options, device_set *ret_devices,
                       sobre_graph **ret_fused, sobre_placement *ret_placement)
 {
@@ -153,19 +189,24 @@ sobre_status fit_make(sobre_model *m, const sobre_fit_options *options, device_s
     sobre_graph *fused = NULL;
     device_set devices;
     sobre_status status;
-    int64_t n_pages;
 
     TRY(options_copy(m->ctx, "fit_options", options, &o, sizeof o));
     TRY(fit_shape(m->ctx, &m->hp, &o, &p));
     TRY(fit_devices(m->ctx, o.device, &devices));
     p.device = o.device ? o.device : 1;
-    n_pages = (int64_t)p.n_seq * ((p.n_ctx + SOBRE_KV_PAGE - 1) / SOBRE_KV_PAGE);
-    TRY(fit_kv(m->ctx, &devices, m->kv, m->n_kv, p.kv_type, n_pages, NULL, &p.kv_bytes));
-    TRY(graph_for_devices(m->graph, &devices, &fused));
-    status = weights_size(m->ctx, fused, &devices, &p.weight_bytes);
-    if (status >= 0) status = workspace(m, fused, &devices, &p, &p.workspace_bytes);
-    p.total_bytes = p.weight_bytes + p.kv_bytes + p.workspace_bytes;
-    if (status >= 0) status = check_limit(m, devices.entries[0], o.limit, &p);
+    if (o.n_layer < 0)
+        return fail(m->ctx, SOBRE_INVALID_ARGUMENT, "n_layer is %d; it must be 0 or more",
+                    (int)o.n_layer);
+    if (o.n_layer && o.n_layer < m->hp.n_layer && devices.n > 1)
+        devices.first_layer = m->hp.n_layer - o.n_layer;
+    TRY(place(m, &devices, &fused, &p));
+    status = check_limit(m, devices.entries[0], o.limit, &p);
+    if (status == SOBRE_DEVICE_OUT_OF_MEMORY && !o.n_layer && devices.n > 1 && m->hp.n_layer > 1) {
+        uint64_t allowed = allowed_bytes(devices.entries[0], o.limit);
+
+        status = place_fewer(m, m->hp.n_layer, allowed, &devices, &fused, &p);
+        if (status >= 0) status = check_limit(m, devices.entries[0], o.limit, &p);
+    }
     if (status < 0) {
         sobre_graph_close(fused);
         return status;
@@ -174,4 +215,31 @@ sobre_status fit_make(sobre_model *m, const sobre_fit_options *options, device_s
     *ret_fused = fused;
     *ret_placement = p;
     return SOBRE_OK;
+}
+
+sobre_status fit_prepare(sobre_model *m)
+{
+    const sobre_placement *p = &m->placement;
+    const int32_t n_cols[] = {1, p->n_chunk};
+    cache c = {0};
+    sobre_status status;
+
+    TRY(cache_open(m->ctx, m->fused, &m->devices, m->kv, m->n_kv, p->kv_type, 1, &c));
+    status = SOBRE_OK;
+    for (size_t i = 0; i < sizeof n_cols / sizeof *n_cols && status >= 0; i++) {
+        plan_options o = {.devices = &m->devices,
+                          .n_cols = n_cols[i],
+                          .n_rows = 1,
+                          .n_seq = 1,
+                          .prepare = true,
+                          .kv_slots = c.slots,
+                          .n_kv_slots = c.n,
+                          .n_pages = kv_pages_for(p->n_ctx)};
+        plan *made = NULL;
+
+        status = plan_make(m->ctx, m->fused, &o, &made);
+        plan_free(made);
+    }
+    cache_close(&c);
+    return status;
 }

@@ -3,6 +3,7 @@
 #ifndef SOBRE_FIT_H
 #define SOBRE_FIT_H
 
+#include "cache.h"
 #include "model.h"
 
 /* Choices and exact sizes for a model; nothing is allocated on a device. The fused graph is the
@@ -12,14 +13,11 @@ sobre_status fit_make(sobre_model *m, const sobre_fit_options *options, device_s
 /* The lowered and fused graph for these devices. */
 sobre_status graph_for_devices(const sobre_graph *g, const device_set *devices,
                                sobre_graph **ret_fused);
-/* Offsets of each KV cache inside one buffer of n_pages pages (ret_slots [n_kv] may be NULL), and
- * its size. */
-sobre_status fit_kv(sobre_context *ctx, const device_set *devices, const sobre_kv_desc *kv,
-                    int32_t n_kv, sobre_kv_type type, int64_t n_pages, sobre_kv_slot *ret_slots,
-                    uint64_t *ret_size);
 
 /* DEVICE_OUT_OF_MEMORY if a session's cache of this size would pass the limit that the model was
  * loaded with, or what is free. */
-sobre_status fit_cache(sobre_model *m, uint64_t size);
+sobre_status fit_cache(sobre_model *m, const cache *c);
+/* Lets devices begin what a placed model's first runs will need. */
+sobre_status fit_prepare(sobre_model *m);
 
 #endif

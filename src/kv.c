@@ -7,7 +7,7 @@
 #include <assert.h>
 #include <string.h>
 
-static int32_t pages_for(int32_t length)
+int32_t kv_pages_for(int32_t length)
 {
     return length / SOBRE_KV_PAGE + (length % SOBRE_KV_PAGE != 0);
 }
@@ -21,7 +21,7 @@ sobre_status kv_open(sobre_context *ctx, int32_t n_seq, int32_t n_ctx, kv_table 
             "a KV cache of %d sequences with %d positions each cannot be; give at least one "
             "of both, and at most %d sequences",
             n_seq, n_ctx, UINT16_MAX);
-    kv.max_pages = pages_for(n_ctx);
+    kv.max_pages = kv_pages_for(n_ctx);
     if (kv.max_pages > INT32_MAX / n_seq)
         return fail(ctx, SOBRE_INVALID_ARGUMENT,
                     "%d sequences of %d positions need more pages than can be counted; lower n_seq "
@@ -91,7 +91,7 @@ sobre_status kv_reserve(kv_table *kv, int32_t seq, int32_t n, int32_t *ret_from,
             *last = to;
         }
     }
-    for (int32_t want = pages_for(q->length + n); q->n_pages < want; q->n_pages++)
+    for (int32_t want = kv_pages_for(q->length + n); q->n_pages < want; q->n_pages++)
         q->pages[q->n_pages] = page_take(kv);
     *ret_from = from;
     *ret_to = to;
@@ -111,7 +111,7 @@ void kv_unsplit(kv_table *kv, int32_t seq, int32_t from, int32_t to)
 void kv_advance(kv_table *kv, int32_t seq, int32_t n)
 {
     kv_seq *q = &kv->seqs[seq];
-    assert(n >= 0 && pages_for(q->length + n) <= q->n_pages);
+    assert(n >= 0 && kv_pages_for(q->length + n) <= q->n_pages);
     q->length += n;
 }
 
@@ -120,7 +120,7 @@ void kv_truncate(kv_table *kv, int32_t seq, int32_t length)
     kv_seq *q = &kv->seqs[seq];
     assert(length >= 0 && length <= q->length);
     q->length = length;
-    for (int32_t keep = pages_for(length); q->n_pages > keep;)
+    for (int32_t keep = kv_pages_for(length); q->n_pages > keep;)
         page_drop(kv, q->pages[--q->n_pages]);
 }
 
@@ -131,7 +131,7 @@ void kv_fork(kv_table *kv, int32_t from, int32_t to)
     kv_seq *b = &kv->seqs[to];
     kv_truncate(kv, to, 0);
     b->length = a->length;
-    b->n_pages = pages_for(a->length); /* pages that are only reserved are not shared */
+    b->n_pages = kv_pages_for(a->length); /* pages that are only reserved are not shared */
     for (int32_t i = 0; i < b->n_pages; i++) {
         b->pages[i] = a->pages[i];
         kv->refs[a->pages[i]]++;

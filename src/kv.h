@@ -22,6 +22,7 @@ typedef struct kv_table {
     int32_t n_free;
 } kv_table;
 
+int32_t kv_pages_for(int32_t length); /* pages that so many positions take */
 sobre_status kv_open(sobre_context *ctx, int32_t n_seq, int32_t n_ctx, kv_table *ret_kv);
 void kv_close(kv_table *kv);
 /* Makes room for `n` more positions: takes pages, and splits a shared last page (then *ret_from and

@@ -331,6 +331,7 @@ static sobre_status load(sobre_model *m, const sobre_fit_options *fit,
     m->fused = m->fused_embd = NULL;
     TRY(fit_make(m, fit, &m->devices, &m->fused, &m->placement));
     TRY(graph_take_embeddings(m->fused, &m->fused_embd));
+    TRY(fit_prepare(m));
     return weights_load(m, options);
 }
 

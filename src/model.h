@@ -13,8 +13,9 @@ typedef struct hparams {
 } hparams;
 
 typedef struct weights {
-    sobre_buffer *buffers[MAX_PLACED]; /* one a device */
-    sobre_span *spans;                 /* [n_values] of the fused graph; each on one device */
+    sobre_span *spans;                /* [n_values] of the fused graph; each on one device */
+    int32_t *device;                  /* [n_values], index in devices */
+    sobre_buffer *shared[MAX_PLACED]; /* of all weights there; NULL: each has its own */
 } weights;
 
 struct sobre_model {
@@ -49,9 +50,9 @@ void model_ref(sobre_model *m);
 /* weights.c */
 sobre_status weights_load(sobre_model *m, const sobre_load_options *options);
 void weights_free(sobre_model *m);
-/* Adds up packed sizes without allocating. */
+/* Adds up packed sizes on each device without allocating. */
 sobre_status weights_size(sobre_context *ctx, const sobre_graph *g, const device_set *devices,
-                          uint64_t *ret_size);
+                          uint64_t ret_size[MAX_PLACED]);
 
 /* models/families.c */
 typedef struct family {

@@ -9,7 +9,9 @@
 
 int32_t devices_pick(const device_set *devices, const sobre_value *values, const sobre_node *node)
 {
-    for (int32_t i = 0; i < devices->n; i++) {
+    bool early = node->layer >= 0 ? node->layer < devices->first_layer
+                                  : node->op == SOBRE_OP_EMBED && devices->first_layer > 0;
+    for (int32_t i = early ? devices->n - 1 : 0; i < devices->n; i++) {
         const device_entry *d = devices->entries[i];
         if (d->backend->supports(d->device, values, node)) return i;
     }
@@ -175,10 +177,10 @@ static sobre_status check_kv(const making *m)
         const sobre_node *node = &m->g->nodes[n];
         const sobre_attention_params *a = &node->p.attention;
         if (node->op != SOBRE_OP_ATTENTION || (!a->append && node->in[SOBRE_ATTN_K] >= 0)) continue;
-        if (!o->kv || !o->kv_slots || a->kv < 0 || a->kv >= o->n_kv_slots)
+        if (!o->kv_slots || a->kv < 0 || a->kv >= o->n_kv_slots || !o->kv_slots[a->kv].buffer)
             return fail(m->p->ctx, SOBRE_INVALID_ARGUMENT,
                         "plan: attention in layer %d uses cache %d, of which there are %d",
-                        (int)node->layer, (int)a->kv, (int)(o->kv ? o->n_kv_slots : 0));
+                        (int)node->layer, (int)a->kv, (int)o->n_kv_slots);
     }
     return SOBRE_OK;
 }
@@ -198,10 +200,11 @@ static sobre_status make_program(making *m, plan_slice *slice)
                                      .n_cols = p->n_cols,
                                      .n_rows = p->n_rows,
                                      .n_seq = p->n_seq,
-                                     .kv = o->kv,
+                                     .n_pages = o->n_pages,
                                      .kv_slots = o->kv_slots,
                                      .n_kv_slots = o->n_kv_slots,
                                      .exact = p->exact};
+    if (o->prepare && d->backend->prepare) d->backend->prepare(d->device, &slice->program);
     TRY(d->backend->workspace_size(d->device, &slice->program, &size));
     if (!checked_add(*total, size, total))
         return fail(p->ctx, SOBRE_OUT_OF_MEMORY,

@@ -46,8 +46,9 @@ enum { MAX_PLACED = 8 }; /* devices that one model can be spread over */
 typedef struct device_set {
     const device_entry *entries[MAX_PLACED]; /* in order of preference; the CPU last */
     int32_t n;
+    int32_t first_layer; /* layers before this one, and the embedding, are the last device's */
 } device_set;
-/* The first device that supports a node, -1 if none does: it will run there. */
+/* The first device that may run a node and supports it, -1 if none does: it will run there. */
 int32_t devices_pick(const device_set *devices, const sobre_value *values, const sobre_node *node);
 sobre_status graph_lower(sobre_graph *g, const device_set *devices);
 sobre_status graph_fuse(sobre_graph *g, const device_set *devices);
@@ -68,11 +69,11 @@ typedef struct plan_options {
     const device_set *devices;
     int32_t n_cols, n_rows, n_seq; /* bounds */
     bool exact;
-    /* Both NULL: sizes only (fit, inspect), nothing is compiled. */
-    const sobre_span *weights; /* [n_values] of the graph */
-    sobre_buffer *kv;
-    const sobre_kv_slot *kv_slots;
+    const sobre_span *weights; /* [n_values] of the graph; NULL: sizes only, nothing is compiled */
+    bool prepare;              /* without weights: devices may begin to compile in the background */
+    const sobre_kv_slot *kv_slots; /* without weights their buffers may be missing */
     int32_t n_kv_slots;
+    int32_t n_pages; /* the most that a sequence will have; 0: not known, sizes only */
 } plan_options;
 
 typedef struct plan_slice {

@@ -55,8 +55,7 @@ static sobre_status allocate(sobre_session *s)
         !(s->run_seqs = mem_alloc(s->ctx, n_seq, sizeof *s->run_seqs)) ||
         !(s->run_ids = mem_alloc(s->ctx, n_chunk, sizeof *s->run_ids)) ||
         !(s->run_pos = mem_alloc(s->ctx, n_chunk, sizeof *s->run_pos)) ||
-        !(s->run_rows = mem_alloc(s->ctx, n_chunk, sizeof *s->run_rows)) ||
-        !(s->kv_slots = mem_alloc(s->ctx, (size_t)s->model->n_kv, sizeof *s->kv_slots)))
+        !(s->run_rows = mem_alloc(s->ctx, n_chunk, sizeof *s->run_rows)))
         return SOBRE_OUT_OF_MEMORY;
     return SOBRE_OK;
 }
@@ -128,7 +127,6 @@ void sobre_session_close(sobre_session *session)
     mem_free(ctx, s->run_pos);
     mem_free(ctx, s->run_rows);
     mem_free(ctx, s->run_embd);
-    mem_free(ctx, s->kv_slots);
     mem_free(ctx, s->submitted);
     mem_pages_free(ctx, s->kept, s->kept_size);
     sobre_model *model = s->model;
@@ -401,9 +399,7 @@ sobre_status sobre_session_stats(const sobre_session *session, sobre_stats *ret_
     if (!ret_stats || ret_stats->struct_size < sizeof(size_t))
         return fail(s->ctx, SOBRE_INVALID_ARGUMENT, "sobre_stats.struct_size is not set");
     sobre_stats stats = s->stats;
-    uint64_t page = 0;
-    for (int32_t i = 0; i < s->model->n_kv; i++) page += s->kv_slots[i].page_size;
-    stats.kv_bytes = page * (uint64_t)kv_pages_used(&s->kv);
+    stats.kv_bytes = cache_page_size(&s->cache) * (uint64_t)kv_pages_used(&s->kv);
     stats.struct_size = ret_stats->struct_size;
     memcpy(ret_stats, &stats, stats.struct_size < sizeof stats ? stats.struct_size : sizeof stats);
     return SOBRE_OK;

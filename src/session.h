@@ -11,6 +11,7 @@
 #ifndef SOBRE_SESSION_H
 #define SOBRE_SESSION_H
 
+#include "cache.h"
 #include "kv.h"
 #include "model.h"
 #include "sample.h"
@@ -62,10 +63,7 @@ struct sobre_session {
     /* On the device; made for one load of the model. */
     bool on_device;
     uint32_t generation;
-    const device_entry *device; /* that has the cache */
-    sobre_buffer *kv_buffer;
-    uint64_t kv_size;
-    sobre_kv_slot *kv_slots;                      /* [model->n_kv] */
+    cache cache;
     plan *plans[2][N_COL_BUCKETS][N_ROW_BUCKETS]; /* from ids, from embeddings */
 
     kv_table kv;

@@ -16,16 +16,18 @@ static const int32_t col_buckets[N_COL_BUCKETS - 1] = {1, 2, 4, 8, 32};
 
 static sobre_status attach(sobre_session *s)
 {
-    const sobre_model *m = s->model;
-    const device_entry *d = m->devices.entries[0];
-    uint64_t size;
+    sobre_model *m = s->model;
+    cache c = {0};
 
-    TRY(fit_kv(s->ctx, &m->devices, m->kv, m->n_kv, s->kv_type, s->kv.n_pages, s->kv_slots, &size));
-    TRY(fit_cache(s->model, size));
-    TRY(d->backend->buffer_alloc(d->device, size, SOBRE_BUFFER_KV, &s->kv_buffer));
-    s->kv_size = size;
-    atomic_fetch_add(&s->model->cache_bytes, size);
-    s->device = d;
+    TRY(cache_open(s->ctx, m->fused, &m->devices, m->kv, m->n_kv, s->kv_type, s->kv.n_pages, &c));
+    sobre_status status = fit_cache(m, &c);
+    if (status >= 0) status = cache_alloc(&c);
+    if (status < 0) {
+        cache_close(&c);
+        return status;
+    }
+    s->cache = c;
+    atomic_fetch_add(&m->cache_bytes, c.size[0]);
     s->generation = m->generation;
     s->on_device = true;
     return SOBRE_OK;
@@ -39,11 +41,10 @@ void session_detach(sobre_session *s)
         plan_free(plans[i]);
         plans[i] = NULL;
     }
-    if (s->kv_buffer) {
-        s->device->backend->buffer_free(s->kv_buffer);
-        atomic_fetch_sub(&s->model->cache_bytes, s->kv_size);
+    if (s->on_device) {
+        atomic_fetch_sub(&s->model->cache_bytes, s->cache.size[0]);
+        cache_close(&s->cache);
     }
-    s->kv_buffer = NULL;
     s->on_device = false;
     for (int32_t i = 0; i < s->n_seq; i++) kv_truncate(&s->kv, i, 0);
 }
@@ -102,9 +103,9 @@ static sobre_status find_plan(sobre_session *s, bool embd, int32_t n_cols, int32
             .n_seq = s->n_seq < cols ? s->n_seq : cols,
             .exact = s->exact,
             .weights = m->w.spans,
-            .kv = s->kv_buffer,
-            .kv_slots = s->kv_slots,
-            .n_kv_slots = m->n_kv,
+            .kv_slots = s->cache.slots,
+            .n_kv_slots = s->cache.n,
+            .n_pages = s->kv.max_pages,
         };
         TRY(plan_make(s->ctx, embd ? m->fused_embd : m->fused, &o, found));
     }
@@ -128,18 +129,9 @@ static sobre_status reserve(sobre_session *s, int32_t seq, int32_t n)
     int32_t from, to;
 
     TRY(kv_reserve(&s->kv, seq, n, &from, &to));
-    for (int32_t i = 0; from >= 0 && i < s->model->n_kv; i++) {
-        const sobre_kv_slot *slot = &s->kv_slots[i];
-        uint64_t from_offset = slot->offset + (uint64_t)from * slot->page_size;
-        uint64_t to_offset = slot->offset + (uint64_t)to * slot->page_size;
-        sobre_status status = s->device->backend->copy(s->kv_buffer, to_offset, s->kv_buffer,
-                                                       from_offset, slot->page_size);
-        if (status < 0) {
-            kv_unsplit(&s->kv, seq, from, to);
-            return status;
-        }
-    }
-    return SOBRE_OK;
+    sobre_status status = from >= 0 ? cache_copy(&s->cache, from, to) : SOBRE_OK;
+    if (status < 0) kv_unsplit(&s->kv, seq, from, to);
+    return status;
 }
 
 static bool wants_row(const session_item *item, const session_seq *q, int32_t pos)

@@ -46,6 +46,11 @@ static sobre_weight describe(const sobre_value *v, uint32_t uses)
                           .n_cols = v->dims[v->rank - 1]};
 }
 
+static bool has_own_buffers(const device_entry *e)
+{
+    return e->backend->max_buffer(e->device) != UINT64_MAX;
+}
+
 /* Packed sizes on device d; ret_spans (may be NULL) gets offset and size of each. */
 static sobre_status lay_out(sobre_context *ctx, const sobre_graph *g, const device_set *devices,
                             int32_t d, const uint32_t *uses, sobre_span *ret_spans,
@@ -61,7 +66,13 @@ static sobre_status lay_out(sobre_context *ctx, const sobre_graph *g, const devi
         if (!uses[v]) continue;
         w = describe(&g->values[v], uses[v]);
         TRY(e->backend->weight_size(e->device, &w, &size));
-        if (ret_spans) ret_spans[v] = (sobre_span){NULL, at, size};
+        if (size > e->backend->max_buffer(e->device))
+            return fail(ctx, SOBRE_DEVICE_OUT_OF_MEMORY,
+                        "tensor '%s' takes %llu bytes on %s, which cannot address more than %llu "
+                        "in one piece; use a smaller quantisation, or another device",
+                        w.name, (unsigned long long)size, e->info.name,
+                        (unsigned long long)e->backend->max_buffer(e->device));
+        if (ret_spans) ret_spans[v] = (sobre_span){NULL, has_own_buffers(e) ? 0 : at, size};
         if (!checked_add(at, size, &at) || !checked_round_up(at, align, &at))
             return fail(ctx, SOBRE_DEVICE_OUT_OF_MEMORY,
                         "the weights are more bytes than can be counted");
@@ -71,20 +82,19 @@ static sobre_status lay_out(sobre_context *ctx, const sobre_graph *g, const devi
 }
 
 sobre_status weights_size(sobre_context *ctx, const sobre_graph *g, const device_set *devices,
-                          uint64_t *ret_size)
+                          uint64_t ret_size[MAX_PLACED])
 {
     uint32_t *uses = mem_alloc(ctx, (size_t)g->n_values, sizeof *uses);
     sobre_status status = uses ? SOBRE_OK : SOBRE_OUT_OF_MEMORY;
-    uint64_t total = 0, size = 0;
+    uint64_t size[MAX_PLACED] = {0};
 
     for (int32_t d = 0; d < devices->n && status >= 0; d++) {
         weight_uses(g, devices, d, uses);
-        status = lay_out(ctx, g, devices, d, uses, NULL, &size);
-        total += size;
+        status = lay_out(ctx, g, devices, d, uses, NULL, &size[d]);
     }
     mem_free(ctx, uses);
     if (status < 0) return status;
-    *ret_size = total;
+    memcpy(ret_size, size, sizeof size);
     return SOBRE_OK;
 }
 
@@ -231,9 +241,18 @@ static sobre_status load_device(sobre_model *m, int32_t d, uint32_t *uses)
     weight_uses(m->fused, &m->devices, d, uses);
     TRY(lay_out(m->ctx, m->fused, &m->devices, d, uses, m->w.spans, &size));
     if (!size) return SOBRE_OK;
-    TRY(e->backend->buffer_alloc(e->device, size, SOBRE_BUFFER_WEIGHTS, &m->w.buffers[d]));
-    for (int32_t v = 0; v < m->fused->n_values; v++)
-        if (uses[v]) m->w.spans[v].buffer = m->w.buffers[d];
+    if (!has_own_buffers(e))
+        TRY(e->backend->buffer_alloc(e->device, size, SOBRE_BUFFER_WEIGHTS, &m->w.shared[d]));
+    for (int32_t v = 0; v < m->fused->n_values; v++) {
+        sobre_span *span = &m->w.spans[v];
+
+        if (!uses[v]) continue;
+        span->buffer = m->w.shared[d];
+        if (!span->buffer)
+            TRY(e->backend->buffer_alloc(e->device, span->size, SOBRE_BUFFER_WEIGHTS,
+                                         &span->buffer));
+        m->w.device[v] = d;
+    }
     return SOBRE_OK;
 }
 
@@ -249,7 +268,8 @@ sobre_status weights_load(sobre_model *m, const sobre_load_options *options)
     if (!os_mutex_init(&job.mutex))
         return fail(m->ctx, SOBRE_OUT_OF_MEMORY, "the system gave no mutex");
     m->w.spans = mem_alloc(m->ctx, (size_t)m->fused->n_values, sizeof *m->w.spans);
-    if (!m->w.spans) status = SOBRE_OUT_OF_MEMORY;
+    m->w.device = mem_alloc(m->ctx, (size_t)m->fused->n_values, sizeof *m->w.device);
+    if (!m->w.spans || !m->w.device) status = SOBRE_OUT_OF_MEMORY;
     for (int32_t d = 0; d < m->devices.n && status >= 0; d++) {
         uses[d] = mem_alloc(m->ctx, (size_t)m->fused->n_values, sizeof *uses[d]);
         status = uses[d] ? load_device(m, d, uses[d]) : SOBRE_OUT_OF_MEMORY;
@@ -263,10 +283,15 @@ sobre_status weights_load(sobre_model *m, const sobre_load_options *options)
 
 void weights_free(sobre_model *m)
 {
-    for (int32_t d = 0; d < m->devices.n; d++) {
-        if (m->w.buffers[d]) m->devices.entries[d]->backend->buffer_free(m->w.buffers[d]);
-        m->w.buffers[d] = NULL;
+    for (int32_t v = 0; m->w.spans && m->w.device && v < m->fused->n_values; v++) {
+        int32_t d = m->w.device[v];
+        sobre_buffer *buffer = m->w.spans[v].buffer;
+
+        if (buffer && buffer != m->w.shared[d]) m->devices.entries[d]->backend->buffer_free(buffer);
     }
+    for (int32_t d = 0; d < m->devices.n; d++)
+        if (m->w.shared[d]) m->devices.entries[d]->backend->buffer_free(m->w.shared[d]);
     mem_free(m->ctx, m->w.spans);
-    m->w.spans = NULL;
+    mem_free(m->ctx, m->w.device);
+    m->w = (weights){0};
 }

@@ -171,6 +171,7 @@ static inline void rig_cache(rig *r, sobre_kv_type type, int32_t n_head_kv, int3
     uint64_t size = r->slot.page_size * RIG_PAGES;
     assert_ok(r->ctx, r->b->buffer_alloc(r->entry->device, size, SOBRE_BUFFER_KV, &r->kv));
     memset(r->b->host_pointer(r->kv), 0xff, (size_t)size);
+    r->slot.buffer = r->kv;
 }
 
 static inline void rig_compile(rig *r)
@@ -185,7 +186,7 @@ static inline void rig_compile(rig *r)
                                  .n_cols = r->n_cols,
                                  .n_rows = r->n_rows,
                                  .n_seq = RIG_MAX_SEQS,
-                                 .kv = r->kv,
+                                 .n_pages = RIG_PAGES,
                                  .kv_slots = &r->slot,
                                  .n_kv_slots = r->kv ? 1 : 0,
                                  .exact = r->exact};

@@ -61,6 +61,11 @@ static inline sobre_status fake_call(sobre_device *d)
     return SOBRE_OK;
 }
 
+static inline uint64_t fake_max_buffer(sobre_device *d)
+{
+    return UINT64_MAX;
+}
+
 static inline uint64_t fake_alignment(sobre_device *d)
 {
     return 32;
@@ -238,6 +243,7 @@ static const sobre_backend fake_backend = {
     .struct_size = sizeof fake_backend,
     .name = "fake",
     .alignment = fake_alignment,
+    .max_buffer = fake_max_buffer,
     .buffer_alloc = fake_buffer_alloc,
     .buffer_free = fake_buffer_free,
     .write = fake_write,

@@ -36,9 +36,9 @@ static void setting_init(setting *s, const sobre_graph *g, const fakes *f)
                                 .n_rows = MAX_ROWS,
                                 .n_seq = 2,
                                 .weights = s->weights,
-                                .kv = &s->kv,
                                 .kv_slots = s->slots,
                                 .n_kv_slots = N_LAYER};
+    for (int i = 0; i < N_LAYER; i++) s->slots[i].buffer = &s->kv;
 }
 
 typedef struct test_batch {

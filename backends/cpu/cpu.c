@@ -89,6 +89,11 @@ static uint64_t alignment(sobre_device *device)
     return ALIGN;
 }
 
+static uint64_t max_buffer(sobre_device *device)
+{
+    return UINT64_MAX;
+}
+
 /* --- Buffers */
 
 static sobre_status buffer_make(sobre_device *device, uint8_t *data, size_t size, bool imported,
@@ -286,6 +291,7 @@ static const sobre_backend backend = {
     .device_close = device_close,
     .mem_info = mem_info,
     .alignment = alignment,
+    .max_buffer = max_buffer,
     .buffer_alloc = buffer_alloc,
     .buffer_import = buffer_import,
     .buffer_free = buffer_free,

@@ -559,7 +559,7 @@ static sobre_status compile_attention(compiler *c, const sobre_node *node, int32
         .kernels = attn_kernels_get(d->isa, slot->desc.type),
         .vec = d->vec,
         .p = *p,
-        .pages = c->p->kv->data + slot->offset,
+        .pages = slot->buffer->data + slot->offset,
         .page_size = slot->page_size,
         .item_size = slot->desc.type == SOBRE_KV_F16 ? 2 : 4,
         .q = slot_at(c, node, SOBRE_ATTN_Q),

@@ -119,6 +119,11 @@ static uint64_t alignment(sobre_device *device)
     return device->control->alignment ? device->control->alignment : DEFAULT_ALIGN;
 }
 
+static uint64_t max_buffer(sobre_device *device)
+{
+    return device->control->max_buffer ? device->control->max_buffer : UINT64_MAX;
+}
+
 /* --- Buffers. Fresh memory is poisoned, so that a test notices what nobody wrote. */
 
 static sobre_status buffer_alloc(sobre_device *device, uint64_t size, sobre_buffer_use use,
@@ -346,6 +351,7 @@ static const sobre_backend backend = {
     .device_close = device_close,
     .mem_info = mem_info,
     .alignment = alignment,
+    .max_buffer = max_buffer,
     .buffer_alloc = buffer_alloc,
     .buffer_import = NULL, /* no memory of others */
     .buffer_free = buffer_free,

@@ -37,6 +37,7 @@ typedef struct sobre_host {
     sobre_status (*fail)(sobre_context *context, sobre_status status, const char *format,
                          ...); /* returns status */
     const char *cache_dir;     /* NULL: cache nothing */
+    sobre_blas blas;           /* as the context was opened */
 } sobre_host;
 
 enum { SOBRE_KV_PAGE = 64 }; /* positions a page */
@@ -67,9 +68,10 @@ typedef struct sobre_kv_desc {
     int32_t n_head_kv, head_dim, head_dim_v;
 } sobre_kv_desc;
 
-/* One KV cache (a layer's) inside the KV buffer: page p starts at offset + p * page_size. */
+/* One KV cache (a layer's): page p starts at offset + p * page_size. */
 typedef struct sobre_kv_slot {
     sobre_kv_desc desc;
+    sobre_buffer *buffer; /* NULL: on another device, or only sizes are asked */
     uint64_t offset, page_size;
 } sobre_kv_slot;
 
@@ -84,7 +86,7 @@ typedef struct sobre_program {
     const sobre_span
         *spans; /* [n_values]: where each value lies; buffer NULL: not on this device */
     int32_t n_cols, n_rows, n_seq; /* the most that a run will have */
-    sobre_buffer *kv;
+    int32_t n_pages;               /* the most that a sequence will have */
     const sobre_kv_slot *kv_slots; /* by sobre_attention_params.kv */
     int32_t n_kv_slots;
     int32_t exact; /* f32 activations in products */
@@ -119,6 +121,9 @@ typedef struct sobre_backend {
     void (*mem_info)(sobre_device *device, uint64_t *ret_total, uint64_t *ret_free);
     /* Offsets inside buffers are multiples of this, a power of two. */
     uint64_t (*alignment)(sobre_device *device);
+    /* The largest buffer. Where it is not UINT64_MAX, each weight and each KV cache gets a buffer
+     * of its own, else all weights share one, and so do all caches. */
+    uint64_t (*max_buffer)(sobre_device *device);
 
     sobre_status (*buffer_alloc)(sobre_device *device, uint64_t size, sobre_buffer_use use,
                                  sobre_buffer **ret_buffer);
@@ -151,6 +156,9 @@ typedef struct sobre_backend {
     /* Bytes that compile() will allocate on the device. Spans may be missing. */
     sobre_status (*workspace_size)(sobre_device *device, const sobre_program *program,
                                    uint64_t *ret_size);
+    /* A program like this one, whose spans have no buffers yet, will be compiled soon: the device
+     * may begin in the background. May be NULL. The program is not valid after the call. */
+    void (*prepare)(sobre_device *device, const sobre_program *program);
     sobre_status (*compile)(sobre_device *device, const sobre_program *program,
                             sobre_exec **ret_exec);
     void (*exec_free)(sobre_exec *exec);

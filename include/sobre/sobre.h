@@ -114,6 +114,13 @@ typedef enum sobre_cpu_isa {
     SOBRE_CPU_AVX512, /* AVX-512 F, BW, DQ, VL and VNNI */
 } sobre_cpu_isa;
 
+/* Does a GPU backend give dense products to a BLAS library? */
+typedef enum sobre_blas {
+    SOBRE_BLAS_AUTO = 0, /* where it was found right and faster */
+    SOBRE_BLAS_NEVER,
+    SOBRE_BLAS_ALWAYS, /* where it was found right; waits until that is known */
+} sobre_blas;
+
 typedef struct sobre_context_options {
     size_t struct_size;
     const sobre_allocator *allocator; /* copied; NULL: the system's */
@@ -126,6 +133,7 @@ typedef struct sobre_context_options {
                               this     process may run on; at most 256 */
     sobre_cpu_isa cpu_isa; /* for tests */
     uint64_t host_limit;   /* bytes that the context and its children may hold; 0: no limit */
+    sobre_blas blas;       /* for tests and measurements */
 } sobre_context_options;
 
 /* Opens a context. Touches no driver. `options` may be NULL. */
@@ -239,7 +247,9 @@ typedef struct sobre_fit_options {
     int32_t n_seq;         /* sequences a session; 0: 1; at most 1024 */
     sobre_kv_type kv_type; /* default f16 */
     int32_t n_chunk;       /* columns evaluated at once in prefill; 0: 512 */
-    uint64_t limit; /* bytes that may be used on the device; 0: what is free less a headroom */
+    uint64_t limit;  /* bytes that may be used on the device; 0: what is free less a headroom */
+    int32_t n_layer; /* transformer layers on the device, the last ones of the model; the CPU runs
+                        the others. 0: as many as fit. More than there are: all, or an error */
 } sobre_fit_options;
 
 typedef struct sobre_placement {
@@ -247,10 +257,13 @@ typedef struct sobre_placement {
     int32_t device;
     int32_t n_ctx, n_seq, n_chunk;
     sobre_kv_type kv_type;
+    /* On the device: */
     uint64_t weight_bytes;    /* packed */
     uint64_t kv_bytes;        /* when every sequence is full; the CPU commits them as they fill */
     uint64_t workspace_bytes; /* largest plan: activations, inputs, outputs */
     uint64_t total_bytes;
+    int32_t n_layer;    /* transformer layers that it runs */
+    uint64_t cpu_bytes; /* all of the above for what the CPU runs beside another device */
 } sobre_placement;
 
 /* What loading would take. Allocates nothing on the device. DEVICE_OUT_OF_MEMORY says what is
