@@ -195,6 +195,10 @@ int32_t gpu_most(const gpu_builder *b, int32_t value);
 bool gpu_rows_supports(const sobre_device *device, const sobre_value *values,
                        const sobre_node *node); /* rows.c: all but the two below */
 void gpu_rows_build(gpu_builder *b, const sobre_node *node);
+/* Launches that write norm(x) as f32 rows [T or R, width] into workspace at work_at, a value of
+ * gpu_work(); for `node`, and only `when` it says. Missing weight or bias: -1. */
+void gpu_norm_build(gpu_builder *b, const sobre_node *node, int32_t x, int32_t w, int32_t bias,
+                    const sobre_norm_params *p, int64_t width, uint64_t work_at, uint32_t when);
 bool gpu_mm_supports(const sobre_device *device, const sobre_value *values,
                      const sobre_node *node); /* mm.c */
 void gpu_mm_build(gpu_builder *b, const sobre_node *node);
