@@ -1,32 +1,45 @@
 /* SPDX-License-Identifier: MIT */
-/* The table of backends, and the devices that a context has found. */
+/* The table of backends, those in plugins included, and the devices that a context has found. */
 #include "registry.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "cpu/cpu.h"
 #include "null/null.h"
 
-typedef const sobre_backend *(*backend_fn)(const sobre_host *host);
-
 /* The CPU first, so that it is device 1. */
 static const struct {
     const char *name;
-    backend_fn get;
+    sobre_backend_entry_fn get; /* NULL: a plugin has it */
 } backends[] = {
     {"cpu", cpu_backend},
     {"null", null_backend},
+    {"opencl", NULL},
 };
 
-enum { N_BACKENDS = sizeof backends / sizeof *backends, MAX_DEVICES = 64 };
+enum {
+    N_BACKENDS = sizeof backends / sizeof *backends,
+    MAX_DEVICES = 64,
+    REASON_SIZE = 512,
+    PATH_SIZE = 4096
+};
 
 struct registry {
     sobre_context *ctx;
     os_mutex mutex;
     bool asked[N_BACKENDS];
-    device_entry entries[MAX_DEVICES]; /* number - 1 is the index; entries never move */
+    char reason[N_BACKENDS][REASON_SIZE]; /* why there is nothing to ask; "": there is */
+    device_entry entries[MAX_DEVICES];    /* number - 1 is the index; entries never move */
     int32_t n_entries;
 };
+
+const char *sobre_backend_name(int32_t index)
+{
+    for (int32_t b = 0; b < N_BACKENDS; b++)
+        if (strcmp(backends[b].name, "null") && index-- == 0) return backends[b].name;
+    return NULL;
+}
 
 sobre_status registry_open(sobre_context *ctx, registry **ret_registry)
 {
@@ -51,13 +64,100 @@ void registry_close(registry *r)
     mem_free(r->ctx, r);
 }
 
-static sobre_status ask_backend(registry *r, int32_t b)
+/* --- Plugins. One that was loaded stays until the process ends: drivers keep threads, which would
+ * lose their code under their feet. */
+
+#ifdef _WIN32
+#define PLUGIN_SUFFIX ".dll"
+#else
+#define PLUGIN_SUFFIX ".so"
+#endif
+
+/* Notes why a backend has no devices. */
+static void set_reason(registry *r, int32_t b, const char *format, ...) SOBRE_PRINTF(3, 4);
+static void set_reason(registry *r, int32_t b, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(r->reason[b], REASON_SIZE, format, args);
+    va_end(args);
+}
+
+static const sobre_backend *load_plugin(registry *r, int32_t b, const char *path)
+{
+    union {
+        void *symbol;
+        sobre_backend_entry_fn get;
+    } entry;
+    void *library = os_library_open(path);
+    const sobre_backend *backend;
+    char error[256];
+
+    if (!library) {
+        set_reason(r, b, "its plugin cannot be loaded: %s", os_error_text(error, sizeof error));
+        return NULL;
+    }
+    entry.symbol = os_library_symbol(library, "sobre_backend_entry");
+    if (!entry.symbol) {
+        set_reason(r, b, "%s is no plugin of Sobre", path);
+        os_library_close(library);
+        return NULL;
+    }
+    backend = entry.get(context_host(r->ctx));
+    if (!backend) {
+        set_reason(r, b, "%s", sobre_error(r->ctx));
+    } else if (backend->struct_size < sizeof(sobre_backend)) {
+        set_reason(r, b, "%s is of an older version; install the one of %s", path, sobre_version());
+        backend = NULL;
+    }
+    return backend;
+}
+
+static bool exists(const char *path)
+{
+    os_file file;
+
+    if (!os_file_open(path, &file)) return false;
+    os_file_close(file);
+    return true;
+}
+
+/* In the folder that the caller gave; else beside the program or library, or where plugins are
+ * installed. */
+static const sobre_backend *find_plugin(registry *r, int32_t b)
+{
+    const char *given = context_plugin_dir(r->ctx);
+    char own[PATH_SIZE / 2] = "", path[PATH_SIZE];
+    const char *const folders[] = {given, given ? NULL : own, given ? NULL : SOBRE_PLUGIN_DIR};
+
+    if (!given) os_own_folder(own, sizeof own);
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        if (!folders[i] || !folders[i][0]) continue;
+        if (snprintf(path, sizeof path, "%s/libsobre-%s" PLUGIN_SUFFIX, folders[i],
+                     backends[b].name) < (int)sizeof path &&
+            exists(path))
+            return load_plugin(r, b, path);
+    }
+    set_reason(r, b,
+               "its plugin, libsobre-%s" PLUGIN_SUFFIX ", is not in %.160s%s%.160s; install it, or "
+               "say where it is",
+               backends[b].name,
+               given    ? given
+               : own[0] ? own
+                        : SOBRE_PLUGIN_DIR,
+               given || !own[0] ? "" : " or ", given || !own[0] ? "" : SOBRE_PLUGIN_DIR);
+    return NULL;
+}
+
+/* --- Asking. */
+
+/* Adds the devices of a backend; a failure adds none. */
+static sobre_status list_devices(registry *r, const sobre_backend *backend)
 {
     const sobre_host *host = context_host(r->ctx);
-    const sobre_backend *backend = backends[b].get(host);
     int32_t n = 0, first = r->n_entries;
 
-    if (!backend) return SOBRE_OK; /* it logged why */
     TRY(backend->device_count(host, &n));
     for (int32_t i = 0; i < n && r->n_entries < MAX_DEVICES; i++) {
         device_entry *e = &r->entries[r->n_entries];
@@ -72,6 +172,24 @@ static sobre_status ask_backend(registry *r, int32_t b)
         *e = (device_entry){.backend = backend, .index = i, .info = info};
         r->n_entries++;
     }
+    return SOBRE_OK;
+}
+
+/* Being out of memory passes; any other failure of a plugin is kept as the reason why it has no
+ * devices. */
+static sobre_status ask_backend(registry *r, int32_t b)
+{
+    const bool plugin = !backends[b].get;
+    const sobre_backend *backend =
+        plugin ? find_plugin(r, b) : backends[b].get(context_host(r->ctx));
+    sobre_status status;
+
+    if (backend) {
+        status = list_devices(r, backend);
+        if (status < 0 && (!plugin || status == SOBRE_OUT_OF_MEMORY)) return status;
+        r->reason[b][0] = 0;
+        if (status < 0) set_reason(r, b, "%s", sobre_error(r->ctx));
+    }
     r->asked[b] = true;
     return SOBRE_OK;
 }
@@ -79,17 +197,17 @@ static sobre_status ask_backend(registry *r, int32_t b)
 /* Asks the backends that `backend` (NULL: all) means; the mutex is held. */
 static sobre_status ask(registry *r, const char *backend)
 {
-    bool known = false;
-
     for (int32_t b = 0; b < N_BACKENDS; b++) {
         if (backend && strcmp(backend, backends[b].name)) continue;
-        known = true;
         if (!r->asked[0]) TRY(ask_backend(r, 0)); /* so that the CPU is number 1 */
         if (!r->asked[b]) TRY(ask_backend(r, b));
+        if (!backend) continue;
+        if (!r->reason[b][0]) return SOBRE_OK;
+        return fail(r->ctx, SOBRE_UNAVAILABLE, "%s: %s", backend, r->reason[b]);
     }
-    if (!known)
+    if (backend)
         return fail(r->ctx, SOBRE_INVALID_ARGUMENT,
-                    "no backend is called \"%s\"; this build has cpu", backend);
+                    "no backend is called \"%s\"; this version knows cpu and opencl", backend);
     return SOBRE_OK;
 }
 

@@ -258,7 +258,7 @@ const char *sobre_error(const sobre_context *context)
 
     if (!ctx)
         return "no context: its options are wrong (struct_size, n_threads 0 to 256, cpu_isa, "
-               "allocator without alloc or free), or memory is short";
+               "blas, allocator without alloc or free), or memory is short";
     os_mutex_lock(&ctx->mutex);
     for (int i = 0; i < N_ERRORS; i++)
         if (ctx->errors[i].thread == thread) text = ctx->errors[i].text;
@@ -316,7 +316,8 @@ sobre_status options_copy(sobre_context *ctx, const char *name, const void *opti
 static bool options_valid(const sobre_context_options *o)
 {
     return o->n_threads >= 0 && o->n_threads <= MAX_THREADS && o->cpu_isa >= SOBRE_CPU_BEST &&
-           o->cpu_isa <= SOBRE_CPU_AVX512 &&
+           o->cpu_isa <= SOBRE_CPU_AVX512 && o->blas >= SOBRE_BLAS_AUTO &&
+           o->blas <= SOBRE_BLAS_ALWAYS &&
            (!o->allocator || (o->allocator->alloc && o->allocator->free));
 }
 
@@ -334,6 +335,8 @@ static sobre_status context_fill(sobre_context *ctx, const sobre_context_options
         .log = log_write,
         .fail = fail,
         .cache_dir = ctx->cache_dir,
+        .text = context_text,
+        .blas = o->blas,
     };
     return registry_open(ctx, &ctx->registry);
 }
@@ -475,6 +478,11 @@ const char *context_text(sobre_context *ctx, const char *text)
     ctx->texts = t;
     os_mutex_unlock(&ctx->mutex);
     return t->text;
+}
+
+const char *context_plugin_dir(const sobre_context *ctx)
+{
+    return ctx->plugin_dir;
 }
 
 const sobre_host *context_host(sobre_context *ctx)

@@ -65,6 +65,7 @@ int32_t context_n_threads(const sobre_context *ctx);
 /* A copy of a text that lives as long as the context; NULL when out of memory. */
 const char *context_text(sobre_context *ctx, const char *text);
 const sobre_host *context_host(sobre_context *ctx);
+const char *context_plugin_dir(const sobre_context *ctx); /* the caller's, or NULL */
 /* The allocator's seam for PCRE2 and others: plain malloc-like calls on the context. */
 void *mem_plain_alloc(size_t size, void *ctx);
 void mem_plain_free(void *ptr, void *ctx);

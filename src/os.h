@@ -92,6 +92,9 @@ bool os_event_wait(os_event *event,
 int os_event_fd(const os_event *event); /* -1 where there is none */
 
 /* --- Libraries */
+/* The folder of the program or library that holds this code; false if the system does not tell or
+ * the path is longer than `size`. */
+bool os_own_folder(char *ret_path, size_t size);
 void *os_library_open(const char *path); /* local symbols, bound now; NULL if it cannot be loaded */
 void *os_library_symbol(void *library, const char *name);
 void os_library_close(void *library);

@@ -628,6 +628,28 @@ int os_event_fd(const os_event *event)
 
 /* --- Libraries */
 
+bool os_own_folder(char *ret_path, size_t size)
+{
+    Dl_info info;
+    char path[PATH_MAX];
+    const char *slash;
+
+    if (!dladdr((void *)(uintptr_t)os_own_folder, &info) || !info.dli_fname) return false;
+    if (info.dli_fname[0] == '/') {
+        if (strlen(info.dli_fname) >= sizeof path) return false;
+        strcpy(path, info.dli_fname);
+    } else { /* the program itself, as it was called */
+        const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+        if (n <= 0) return false;
+        path[n] = 0;
+    }
+    slash = strrchr(path, '/');
+    if (!slash || (size_t)(slash - path) >= size) return false;
+    memcpy(ret_path, path, (size_t)(slash - path));
+    ret_path[slash - path] = 0;
+    return true;
+}
+
 void *os_library_open(const char *path)
 {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);

@@ -386,6 +386,20 @@ int os_event_fd(const os_event *event)
 
 /* --- Libraries */
 
+bool os_own_folder(char *ret_path, size_t size)
+{
+    const DWORD flags =
+        GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT;
+    HMODULE self;
+    wchar_t wide[MAX_PATH], *slash;
+
+    if (!GetModuleHandleExW(flags, (const wchar_t *)(uintptr_t)os_own_folder, &self)) return false;
+    const DWORD n = GetModuleFileNameW(self, wide, MAX_PATH);
+    if (n == 0 || n >= MAX_PATH || !(slash = wcsrchr(wide, L'\\'))) return false;
+    *slash = 0;
+    return WideCharToMultiByte(CP_UTF8, 0, wide, -1, ret_path, (int)size, NULL, NULL) > 0;
+}
+
 void *os_library_open(const char *path)
 {
     wchar_t *wide = to_wide(path);

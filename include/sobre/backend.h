@@ -37,7 +37,9 @@ typedef struct sobre_host {
     sobre_status (*fail)(sobre_context *context, sobre_status status, const char *format,
                          ...); /* returns status */
     const char *cache_dir;     /* NULL: cache nothing */
-    sobre_blas blas;           /* as the context was opened */
+    const char *(*text)(sobre_context *context,
+                        const char *text); /* a copy that lives as long as the context */
+    sobre_blas blas;                       /* as the context was opened */
 } sobre_host;
 
 enum { SOBRE_KV_PAGE = 64 }; /* positions a page */

@@ -177,9 +177,14 @@ typedef struct sobre_device_info {
     int32_t n_units;       /* cores or compute units */
 } sobre_device_info;
 
+/* Names of the backends that this version knows, in the library or as plugins: "cpu", "opencl" and
+ * so on; NULL past the last. Static. */
+SOBRE_EXPORT const char *sobre_backend_name(int32_t index);
 /* Devices are numbered from 1; 0 means "choose for me" wherever a device is asked for. Device 1 is
- * the CPU. Drivers are loaded by the first call; `backend` NULL counts all, "cpu" only those,
- * loading nothing else. */
+ * the CPU. Drivers are loaded by the first call, which may hang if a driver does; `backend` NULL
+ * counts all, "cpu" only those, loading nothing else. A backend that cannot work here, because its
+ * plugin or every driver is missing, is UNAVAILABLE with the reason if it is asked for by name, and
+ * else left out. */
 SOBRE_EXPORT sobre_status sobre_device_count(sobre_context *context, const char *backend,
                                              int32_t *ret_n);
 /* `backend` as above, `index` from 0. *ret_device is the number to pass elsewhere. *ret_info and
