@@ -142,14 +142,21 @@ typedef enum gpu_mode {
     GPU_COMPILE, /* kernels are made */
 } gpu_mode;
 
+enum { GPU_MAX_VARIANTS = 64 }; /* that a program uses; kernels_cl/variants.tsv has fewer */
+
 typedef struct gpu_builder {
     sobre_device *device;
     const sobre_program *program;
     gpu_mode mode;
-    sobre_exec *exec;    /* COMPILE only */
-    sobre_status status; /* of the first failure; later calls do nothing */
+    const sobre_node *node; /* that is being built */
+    sobre_exec *exec;       /* COMPILE only */
+    sobre_status status;    /* of the first failure; later calls do nothing */
     int32_t n_launches;
     uint64_t work_used, work_size; /* bytes: of the node that is being built, of the largest */
+    uint8_t *consts;               /* host's copy of what gpu_const() was given */
+    uint64_t consts_used, consts_capacity;
+    gpu_variant prepared[GPU_MAX_VARIANTS]; /* PREPARE: what the driver has heard of */
+    int32_t n_prepared;
 } gpu_builder;
 
 typedef struct gpu_args {
@@ -167,12 +174,21 @@ void gpu_arg_span(gpu_args *args, gpu_builder *b, const sobre_span *span, uint32
 void gpu_arg_value(gpu_args *args, gpu_builder *b, int32_t value);
 /* Scratch memory, from gpu_work(). */
 void gpu_arg_work(gpu_args *args, gpu_builder *b, uint64_t at, uint32_t unit);
-/* A weight as table or matrix: quants, then where its scales begin, in units of 2 bytes (one int).
- */
+/* From gpu_const(). */
+void gpu_arg_const(gpu_args *args, gpu_builder *b, uint64_t at, uint32_t unit);
+/* A weight as table or matrix, three arguments: its buffer; where its quants begin, in units of 16
+ * bytes (uint4); where its scales begin, in units of 2 bytes (ushort), -1 if it has none. Both
+ * count from the begin of the buffer, through one pointer. */
 void gpu_arg_weight(gpu_args *args, gpu_builder *b, int32_t value);
 
 /* Takes scratch memory that lasts to the end of this node; returns its offset in bytes. */
 uint64_t gpu_work(gpu_builder *b, uint64_t size);
+/* Brings data of the host into the device's memory for as long as the exec lives; returns its
+ * offset in bytes. The same data is stored once. */
+uint64_t gpu_const(gpu_builder *b, const void *data, uint64_t size);
+/* The frequencies of rotary positions as gpu_const(): f32 [n_dims / 2, 2], see kernels_cl/rope.h.
+ * `rope->scale` is in them. */
+uint64_t gpu_rope_const(gpu_builder *b, const sobre_rope_params *rope);
 /* `defines` is a printf format. */
 gpu_variant gpu_variant_of(const char *file, const char *entry, int32_t group, const char *defines,
                            ...);
