@@ -9,7 +9,7 @@
  *
  *   W_Q4_0  quants 16 bytes a block: element j < 16 in the low half of byte j, 16 + j in its high
  *           half, as in the file; scale f16 d; w = d * (q - 8)
- *   W_Q4_1  quants the same; scales f16 d, f16 m; w = d * q + m
+ *   W_Q4_1  quants the same; scales f16 d, f16 m, in turn; w = d * q + m
  *   W_Q8_0  quants 32 signed bytes; scale f16 d; w = d * q
  *   W_F16   32 f16 a block, no scales
  *   W_F32   32 f32 a block, no scales

@@ -211,10 +211,10 @@ int32_t gpu_most(const gpu_builder *b, int32_t value);
 bool gpu_rows_supports(const sobre_device *device, const sobre_value *values,
                        const sobre_node *node); /* rows.c: all but the two below */
 void gpu_rows_build(gpu_builder *b, const sobre_node *node);
-/* Launches that write norm(x) as f32 rows [T or R, width] into workspace at work_at, a value of
- * gpu_work(); for `node`, and only `when` it says. Missing weight or bias: -1. */
+/* Launches that write norm(x) as f32 rows [T or R, width] into the workspace at work_at, which came
+ * from gpu_work(). w and bias, values, are -1 where they are missing. */
 void gpu_norm_build(gpu_builder *b, const sobre_node *node, int32_t x, int32_t w, int32_t bias,
-                    const sobre_norm_params *p, int64_t width, uint64_t work_at, uint32_t when);
+                    const sobre_norm_params *p, int64_t width, uint64_t work_at);
 bool gpu_mm_supports(const sobre_device *device, const sobre_value *values,
                      const sobre_node *node); /* mm.c */
 void gpu_mm_build(gpu_builder *b, const sobre_node *node);
