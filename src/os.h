@@ -26,6 +26,9 @@ bool os_file_map(os_file file, uint64_t size, const void **ret_data);
 void os_file_unmap(const void *data, uint64_t size);
 /* Tells the system that a range will be read soon. */
 void os_file_will_need(os_file file, uint64_t offset, uint64_t size);
+/* Writes a whole small file that its owner alone may read, over an old one. Others see the old or
+ * the new one, never a part. Makes the folder if it is missing. */
+bool os_file_replace(const char *path, const void *data, size_t size);
 /* The last failure of an os_ call on this thread, as text in `buffer`. */
 const char *os_error_text(char *buffer, size_t size);
 

@@ -145,6 +145,59 @@ void os_file_will_need(os_file file, uint64_t offset, uint64_t size)
 #endif
 }
 
+/* Makes the folders that `path` stands in; path is changed on the way, and whole again after. */
+static bool make_folders(char *path)
+{
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        const bool made = mkdir(path, 0700) == 0 || errno == EEXIST;
+        *slash = '/';
+        if (!made) return false;
+    }
+    return true;
+}
+
+static bool write_all(int fd, const char *data, size_t size)
+{
+    while (size > 0) {
+        ssize_t n = write(fd, data, size);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return false;
+        data += n;
+        size -= (size_t)n;
+    }
+    return true;
+}
+
+bool os_file_replace(const char *path, const void *data, size_t size)
+{
+    const int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
+    char part[PATH_MAX];
+    if (snprintf(part, sizeof part, "%s.%llx-%llx", path, (unsigned long long)os_process_id(),
+                 (unsigned long long)os_thread_id()) >= (int)sizeof part) {
+        errno = ENAMETOOLONG;
+        return false;
+    }
+    int fd = open(part, flags, 0600);
+    if (fd < 0 && errno == ENOENT && make_folders(part)) fd = open(part, flags, 0600);
+    /* Left by a process of the same number that was killed. */
+    if (fd < 0 && errno == EEXIST && unlink(part) == 0) fd = open(part, flags, 0600);
+    if (fd < 0) return false;
+    bool written = write_all(fd, data, size);
+    int error = errno;
+    if (close(fd) != 0 && written) {
+        written = false;
+        error = errno;
+    }
+    if (written && rename(part, path) != 0) {
+        written = false;
+        error = errno;
+    }
+    if (!written) unlink(part);
+    errno = error;
+    return written;
+}
+
 /* --- Memory */
 
 void *os_pages_alloc(size_t size, bool huge)

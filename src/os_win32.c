@@ -154,6 +154,60 @@ void os_file_will_need(os_file file, uint64_t offset, uint64_t size)
     /* Windows reads ahead by itself, and takes advice only on mapped ranges. */
 }
 
+/* Makes the folders that `path` stands in; path is changed on the way, and whole again after. */
+static bool make_folders(wchar_t *path)
+{
+    for (wchar_t *c = path; *c; c++) {
+        if ((*c != L'/' && *c != L'\\') || c == path || c[-1] == L':') continue;
+        const wchar_t slash = *c;
+        *c = 0;
+        const bool made = CreateDirectoryW(path, NULL) || GetLastError() == ERROR_ALREADY_EXISTS;
+        *c = slash;
+        if (!made) return false;
+    }
+    return true;
+}
+
+static HANDLE create_file(const wchar_t *path)
+{
+    return CreateFileW(path, GENERIC_WRITE, 0, NULL, CREATE_ALWAYS, FILE_ATTRIBUTE_NORMAL, NULL);
+}
+
+/* The user's cache folder is the user's alone already, and files inherit that. */
+bool os_file_replace(const char *path, const void *data, size_t size)
+{
+    const size_t length = strlen(path) + 2 * 16 + 3;
+    char *part = size <= UINT32_MAX ? os_aligned_alloc(length, 1) : NULL;
+    wchar_t *wide = to_wide(path), *wide_part = NULL;
+    DWORD n = 0, error;
+    bool written = false;
+    if (part) {
+        snprintf(part, length, "%s.%llx-%llx", path, (unsigned long long)os_process_id(),
+                 (unsigned long long)os_thread_id());
+        wide_part = to_wide(part);
+    }
+    if (wide && wide_part) {
+        HANDLE file = create_file(wide_part);
+        if (file == INVALID_HANDLE_VALUE && GetLastError() == ERROR_PATH_NOT_FOUND &&
+            make_folders(wide_part))
+            file = create_file(wide_part);
+        if (file != INVALID_HANDLE_VALUE) {
+            written = WriteFile(file, data, (DWORD)size, &n, NULL) && n == size;
+            written = CloseHandle(file) && written;
+            written = written && MoveFileExW(wide_part, wide, MOVEFILE_REPLACE_EXISTING);
+            error = GetLastError();
+            if (!written) DeleteFileW(wide_part);
+            SetLastError(error);
+        }
+    }
+    error = GetLastError();
+    os_aligned_free(wide);
+    os_aligned_free(wide_part);
+    os_aligned_free(part);
+    SetLastError(error);
+    return written;
+}
+
 /* --- Memory */
 
 /* Large pages need a privilege that programs seldom have, so `huge` changes nothing. Committed

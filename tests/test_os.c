@@ -77,6 +77,31 @@ static void test_file_read(void **state)
     os_file_close(file);
 }
 
+static void test_file_replace(void **state)
+{
+    char path[96], folder[64];
+    unsigned char read[3];
+    os_file file;
+    uint64_t size;
+
+    snprintf(folder, sizeof folder, "test_os_%llu.d", (unsigned long long)os_process_id());
+    snprintf(path, sizeof path, "%s/file", folder);
+    assert_true(os_file_replace(path, "first", 5)); /* the folder is made */
+    assert_true(os_file_replace(path, "two", 3));
+    assert_true(os_file_open(path, &file));
+    assert_true(os_file_size(file, &size));
+    assert_int_equal(size, 3);
+    assert_true(os_file_read_at(file, 0, read, 3));
+    assert_memory_equal(read, "two", 3);
+    os_file_close(file);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(remove(folder), 0); /* nothing else is left in it */
+
+    snprintf(path, sizeof path, "%s/file", (const char *)*state); /* "folder" is a file */
+    assert_false(os_file_replace(path, "two", 3));
+    assert_false(os_file_replace("", "two", 3));
+}
+
 static void test_file_refused(void **state)
 {
     os_file file = {12345};
@@ -312,6 +337,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_file_read),
+        cmocka_unit_test(test_file_replace),
         cmocka_unit_test(test_file_refused),
         cmocka_unit_test(test_error_text_is_cut),
         cmocka_unit_test(test_pages),
