@@ -29,6 +29,7 @@ void os_file_will_need(os_file file, uint64_t offset, uint64_t size);
 /* Writes a whole small file that its owner alone may read, over an old one. Others see the old or
  * the new one, never a part. Makes the folder if it is missing. */
 bool os_file_replace(const char *path, const void *data, size_t size);
+bool os_file_remove(const char *path);
 /* The last failure of an os_ call on this thread, as text in `buffer`. */
 const char *os_error_text(char *buffer, size_t size);
 

@@ -157,16 +157,30 @@ static bool make_folders(char *path)
     return true;
 }
 
+/* A file that outgrows the process's limit raises SIGXFSZ, which kills by default: it is held back
+ * meanwhile, and taken away. */
 static bool write_all(int fd, const char *data, size_t size)
 {
-    while (size > 0) {
-        ssize_t n = write(fd, data, size);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return false;
+    sigset_t too_large, before, pending;
+    int error = 0, number;
+    sigemptyset(&too_large);
+    sigaddset(&too_large, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &too_large, &before);
+    while (size > 0 && error == 0) {
+        const ssize_t n = write(fd, data, size);
+        if (n < 0) {
+            error = errno == EINTR ? 0 : errno;
+            continue;
+        }
         data += n;
         size -= (size_t)n;
     }
-    return true;
+    if (error == EFBIG && !sigismember(&before, SIGXFSZ) && sigpending(&pending) == 0 &&
+        sigismember(&pending, SIGXFSZ))
+        sigwait(&too_large, &number);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = error;
+    return error == 0;
 }
 
 bool os_file_replace(const char *path, const void *data, size_t size)
@@ -196,6 +210,11 @@ bool os_file_replace(const char *path, const void *data, size_t size)
     if (!written) unlink(part);
     errno = error;
     return written;
+}
+
+bool os_file_remove(const char *path)
+{
+    return unlink(path) == 0;
 }
 
 /* --- Memory */

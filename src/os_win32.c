@@ -208,6 +208,16 @@ bool os_file_replace(const char *path, const void *data, size_t size)
     return written;
 }
 
+bool os_file_remove(const char *path)
+{
+    wchar_t *wide = to_wide(path);
+    const bool ok = wide && DeleteFileW(wide);
+    const DWORD error = GetLastError();
+    os_aligned_free(wide);
+    SetLastError(error);
+    return ok;
+}
+
 /* --- Memory */
 
 /* Large pages need a privilege that programs seldom have, so `huge` changes nothing. Committed
