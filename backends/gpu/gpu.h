@@ -27,7 +27,7 @@
 typedef struct gpu_mem gpu_mem;       /* device memory; the driver's own */
 typedef struct gpu_kernel gpu_kernel; /* a kernel with its arguments; the driver's own */
 
-enum { GPU_MAX_ARGS = 40, GPU_DEFINES_SIZE = 96 };
+enum { GPU_MAX_ARGS = 48, GPU_DEFINES_SIZE = 96 };
 
 /* One compiled form of a kernel. Every form that can be asked for stands in
  * kernels_cl/variants.tsv. */
