@@ -6,19 +6,20 @@
 #include <string.h>
 
 #include "kv.h"
+#include "measure.h"
 
+enum { CPU = 1 }; /* a device's number */
 enum { MIB = 1 << 20, DEFAULT_CTX = 4096, DEFAULT_CHUNK = 512, MAX_SEQ = 1024, MAX_CHUNK = 65536 };
 
 /* The device asked for, and the CPU for nodes that it cannot run. */
 static sobre_status fit_devices(sobre_context *ctx, int32_t device, device_set *ret_devices)
 {
-    enum { CPU = 1 };
     device_set set = {.n = 0};
 
     if (device < 0)
         return fail(ctx, SOBRE_INVALID_ARGUMENT, "device %d is no device number; they start at 1",
                     (int)device);
-    TRY(device_use(ctx, device ? device : CPU, &set.entries[set.n++]));
+    TRY(device_use(ctx, device, &set.entries[set.n++]));
     if (device > CPU) TRY(device_use(ctx, CPU, &set.entries[set.n++]));
     *ret_devices = set;
     return SOBRE_OK;
@@ -181,39 +182,98 @@ static sobre_status place_fewer(sobre_model *m, int32_t most, uint64_t allowed, 
     return place(m, devices, fused, p);
 }
 
+/* A way to place the model that fits. */
+typedef struct fitted {
+    device_set devices;
+    sobre_graph *fused;
+    sobre_placement placement;
+} fitted;
+
+static sobre_status fit_on(sobre_model *m, const sobre_fit_options *o, int32_t device, fitted *ret)
+{
+    fitted f = {.placement = SOBRE_INIT(placement)};
+    sobre_placement *p = &f.placement;
+    sobre_status status;
+
+    TRY(fit_shape(m->ctx, &m->hp, o, p));
+    TRY(fit_devices(m->ctx, device, &f.devices));
+    p->device = device;
+    if (o->n_layer && o->n_layer < m->hp.n_layer && f.devices.n > 1)
+        f.devices.first_layer = m->hp.n_layer - o->n_layer;
+    TRY(place(m, &f.devices, &f.fused, p));
+    status = check_limit(m, f.devices.entries[0], o->limit, p);
+    if (status == SOBRE_DEVICE_OUT_OF_MEMORY && !o->n_layer && f.devices.n > 1 &&
+        m->hp.n_layer > 1) {
+        uint64_t allowed = allowed_bytes(f.devices.entries[0], o->limit);
+
+        status = place_fewer(m, m->hp.n_layer, allowed, &f.devices, &f.fused, p);
+        if (status >= 0) status = check_limit(m, f.devices.entries[0], o->limit, p);
+    }
+    if (status < 0) {
+        sobre_graph_close(f.fused);
+        return status;
+    }
+    *ret = f;
+    return SOBRE_OK;
+}
+
+/* Where decoding should be fastest, by what was measured; the CPU if it was not. */
+static sobre_status fit_fastest(sobre_model *m, const sobre_fit_options *o, fitted *ret)
+{
+    measured_device devices[MAX_MEASURED];
+    fitted best, other;
+    double best_seconds;
+    int32_t n;
+
+    TRY(fit_on(m, o, CPU, &best));
+    sobre_status status =
+        measured_devices(m->ctx, best.placement.weight_bytes, best.fused->n_nodes, devices, &n);
+    if (status < 0) {
+        sobre_graph_close(best.fused);
+        return status;
+    }
+    if (n > 0) {
+        const sobre_measurement *cpu = &devices[n - 1].speed;
+
+        best_seconds = measured_seconds(cpu, best.placement.weight_bytes, best.fused->n_nodes);
+        for (int32_t i = 0; i < n - 1; i++) {
+            const sobre_placement *p = &other.placement;
+            double seconds;
+
+            if (fit_on(m, o, devices[i].device, &other) < 0) continue; /* it was logged */
+            seconds = measured_seconds(&devices[i].speed, p->weight_bytes, other.fused->n_nodes) +
+                      measured_seconds(cpu, p->cpu_bytes, 0);
+            if (seconds < best_seconds) {
+                fitted slower = best;
+
+                best = other;
+                other = slower;
+                best_seconds = seconds;
+            }
+            sobre_graph_close(other.fused);
+        }
+    }
+    *ret = best;
+    return SOBRE_OK;
+}
+
 sobre_status fit_make(sobre_model *m, const sobre_fit_options *options, device_set *ret_devices,
                       sobre_graph **ret_fused, sobre_placement *ret_placement)
 {
     sobre_fit_options o = SOBRE_INIT(fit_options);
-    sobre_placement p = SOBRE_INIT(placement);
-    sobre_graph *fused = NULL;
-    device_set devices;
-    sobre_status status;
+    fitted f;
 
     TRY(options_copy(m->ctx, "fit_options", options, &o, sizeof o));
-    TRY(fit_shape(m->ctx, &m->hp, &o, &p));
-    TRY(fit_devices(m->ctx, o.device, &devices));
-    p.device = o.device ? o.device : 1;
     if (o.n_layer < 0)
         return fail(m->ctx, SOBRE_INVALID_ARGUMENT, "n_layer is %d; it must be 0 or more",
                     (int)o.n_layer);
-    if (o.n_layer && o.n_layer < m->hp.n_layer && devices.n > 1)
-        devices.first_layer = m->hp.n_layer - o.n_layer;
-    TRY(place(m, &devices, &fused, &p));
-    status = check_limit(m, devices.entries[0], o.limit, &p);
-    if (status == SOBRE_DEVICE_OUT_OF_MEMORY && !o.n_layer && devices.n > 1 && m->hp.n_layer > 1) {
-        uint64_t allowed = allowed_bytes(devices.entries[0], o.limit);
-
-        status = place_fewer(m, m->hp.n_layer, allowed, &devices, &fused, &p);
-        if (status >= 0) status = check_limit(m, devices.entries[0], o.limit, &p);
-    }
-    if (status < 0) {
-        sobre_graph_close(fused);
-        return status;
-    }
-    *ret_devices = devices;
-    *ret_fused = fused;
-    *ret_placement = p;
+    if (o.device)
+        TRY(fit_on(m, &o, o.device, &f));
+    else
+        TRY(fit_fastest(m, &o, &f));
+    *ret_devices = f.devices;
+    *ret_fused = f.fused;
+    *ret_placement = f.placement;
     return SOBRE_OK;
 }
 

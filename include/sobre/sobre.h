@@ -193,6 +193,20 @@ SOBRE_EXPORT sobre_status sobre_device_get(sobre_context *context, const char *b
                                            int32_t index, int32_t *ret_device,
                                            const sobre_device_info **ret_info);
 
+/* What decides which device decodes a model fastest. */
+typedef struct sobre_measurement {
+    size_t struct_size;
+    uint64_t bytes_per_s;   /* of packed weights, streamed for one token */
+    uint64_t ns_per_launch; /* that a node of a graph takes beside it */
+    uint64_t flop_per_s;    /* of products for many tokens */
+} sobre_measurement;
+
+/* Measures a device with random weights: 33 MB of its memory, on most less than a second. With a
+ * cache_dir the result is kept there; after the CPU and others were measured, device 0 means the
+ * one that should decode a model fastest, without a cache_dir the CPU. */
+SOBRE_EXPORT sobre_status sobre_device_measure(sobre_context *context, int32_t device,
+                                               sobre_measurement *ret_measurement);
+
 /* --- Model */
 
 /* Where a model comes from: exactly one of path, data, read. */
@@ -247,7 +261,7 @@ typedef enum sobre_kv_type {
 
 typedef struct sobre_fit_options {
     size_t struct_size;
-    int32_t device;        /* 0: the fastest that fits */
+    int32_t device;        /* 0: the fastest that fits, see sobre_device_measure() */
     int32_t n_ctx;         /* positions a sequence; 0: the model's, at most 4096 */
     int32_t n_seq;         /* sequences a session; 0: 1; at most 1024 */
     sobre_kv_type kv_type; /* default f16 */
