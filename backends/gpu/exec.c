@@ -15,7 +15,7 @@ enum { WORK_ALIGN = 256 };
 struct sobre_exec {
     sobre_device *device;
     gpu_launch *launches;
-    int32_t n_launches, n_decode;
+    int32_t n_launches, n_measured, n_decode;
     sobre_buffer *work, *consts; /* NULL: there are none */
     sobre_buffer *table;         /* the run table */
     int32_t *run;                /* its next content */
@@ -134,6 +134,14 @@ static void keep_failure(gpu_builder *b, sobre_status status)
     if (b->status >= 0 && status < 0) b->status = status;
 }
 
+/* Builders must do the same in each mode: what they ask for when kernels are made was measured. */
+static bool was_measured(gpu_builder *b, bool is_there)
+{
+    if (!b->exec || is_there) return true;
+    gpu_fail(b, SOBRE_INTERNAL, "its launches are not those that were measured");
+    return false;
+}
+
 /* Room for `size` bytes at the next aligned place. */
 static bool place(gpu_builder *b, uint64_t size, uint64_t *used, uint64_t *ret_at)
 {
@@ -152,7 +160,8 @@ uint64_t gpu_work(gpu_builder *b, uint64_t size)
 {
     uint64_t at = 0;
     if (!place(b, size, &b->work_used, &at)) return 0;
-    if (b->work_used > b->work_size) b->work_size = b->work_used;
+    if (b->work_used <= b->work_size) return at;
+    if (was_measured(b, false)) b->work_size = b->work_used;
     return at;
 }
 
@@ -196,7 +205,7 @@ uint64_t gpu_const(gpu_builder *b, const void *data, uint64_t size)
 {
     uint64_t at = 0, used = b->consts_used;
     if (b->status < 0 || find_const(b, data, size, &at)) return at;
-    if (!place(b, size, &used, &at) || !grow_consts(b, used)) return 0;
+    if (!was_measured(b, false) || !place(b, size, &used, &at) || !grow_consts(b, used)) return 0;
     memcpy(b->consts + at, data, (size_t)size);
     b->consts_used = used;
     return at;
@@ -227,9 +236,14 @@ static void prepare(gpu_builder *b, const gpu_variant *variant)
     b->device->driver->kernel_prepare(b->device, variant);
 }
 
+static bool can_add(gpu_builder *b)
+{
+    return b->status >= 0 && was_measured(b, b->exec && b->exec->n_launches < b->exec->n_measured);
+}
+
 static void add_launch(gpu_builder *b, const gpu_launch *launch)
 {
-    if (b->mode == GPU_COMPILE) b->exec->launches[b->exec->n_launches++] = *launch;
+    if (b->exec) b->exec->launches[b->exec->n_launches++] = *launch;
     b->n_launches++;
 }
 
@@ -237,9 +251,9 @@ void gpu_add(gpu_builder *b, const sobre_node *node, const gpu_variant *variant,
              const gpu_args *args, gpu_extent x, gpu_extent y, uint32_t when)
 {
     gpu_launch launch = {.x = x, .y = y, .when = when, .layer = node->layer};
-    if (b->status < 0) return;
+    if (!can_add(b)) return;
     if (b->mode == GPU_PREPARE) prepare(b, variant);
-    if (b->mode == GPU_COMPILE) {
+    if (b->exec) {
         keep_failure(b, b->device->driver->kernel_make(b->device, variant, args->a, args->n,
                                                        &launch.kernel));
         if (b->status < 0) return;
@@ -251,7 +265,11 @@ void gpu_add_gemm(gpu_builder *b, const sobre_node *node, const gpu_gemm *gemm, 
                   uint32_t when)
 {
     gpu_launch launch = {.gemm = *gemm, .gemm_m = m, .when = when, .layer = node->layer};
-    if (b->status >= 0) add_launch(b, &launch);
+    if (!can_add(b)) return;
+    gpu_mem **const mems[] = {&launch.gemm.a, &launch.gemm.b, &launch.gemm.c, &launch.gemm.work};
+    for (size_t i = 0; i < sizeof mems / sizeof *mems && b->exec && b->exec->work; i++)
+        if (!*mems[i]) *mems[i] = b->exec->work->mem;
+    add_launch(b, &launch);
 }
 
 int32_t gpu_in(const sobre_node *node, int32_t slot)
@@ -350,6 +368,7 @@ void gpu_prepare(sobre_device *device, const sobre_program *program)
 static sobre_status alloc_exec(const gpu_builder *b, sobre_exec *e)
 {
     const sobre_host *host = b->device->host;
+    e->n_measured = b->n_launches;
     if (b->n_launches > 0) {
         e->launches = host->alloc(host->context, (size_t)b->n_launches * sizeof *e->launches,
                                   _Alignof(gpu_launch));
@@ -420,6 +439,11 @@ int32_t gpu_n_launches(const sobre_exec *exec)
 
 /* --- Running */
 
+static int32_t pages_of(const sobre_run_seq *q)
+{
+    return (int32_t)(((int64_t)q->pos + q->n_cols + RUN_PAGE - 1) / RUN_PAGE);
+}
+
 /* The table of a run: returns how many integers it has; 0: this exec was not made for so much. */
 static int32_t fill_table(sobre_exec *e, const sobre_run *run)
 {
@@ -427,7 +451,7 @@ static int32_t fill_table(sobre_exec *e, const sobre_run *run)
     for (int32_t s = 0; s < run->n_seqs; s++) {
         const sobre_run_seq *q = &run->seqs[s];
         n_tiles += (q->n_cols + RUN_TILE_COLS - 1) / RUN_TILE_COLS;
-        if (e->has_pages) n_pages += ((int64_t)q->pos + q->n_cols + RUN_PAGE - 1) / RUN_PAGE;
+        if (e->has_pages) n_pages += pages_of(q);
     }
     int64_t seq_at = RUN_HEAD_SIZE, col_at = seq_at + (int64_t)run->n_seqs * RUN_SEQ_SIZE;
     int64_t tile_at = col_at + run->n_cols, page_at = tile_at + n_tiles * RUN_TILE_SIZE;
@@ -454,7 +478,7 @@ static int32_t fill_table(sobre_exec *e, const sobre_run *run)
             tile[RUN_TILE_FIRST] = i;
         }
         if (!e->has_pages) continue;
-        int32_t n = (q->pos + q->n_cols + RUN_PAGE - 1) / RUN_PAGE;
+        int32_t n = pages_of(q);
         memcpy(page, q->pages, (size_t)n * sizeof *page);
         page += n;
     }
@@ -510,7 +534,7 @@ sobre_status gpu_run(sobre_exec *exec, const sobre_run *run)
     int32_t n = fill_table(exec, run);
     if (n == 0)
         return host->fail(host->context, SOBRE_INVALID_ARGUMENT,
-                          "run: %d columns of %d sequences do not fit a plan for fewer",
+                          "run: %d columns of %d sequences do not fit this plan; make a larger one",
                           (int)run->n_cols, (int)run->n_seqs);
     GPU_TRY(gpu_write(exec->table, 0, exec->run, (uint64_t)n * sizeof *exec->run));
     uint32_t hold = conditions(d, run);

@@ -30,7 +30,7 @@ typedef struct gpu_kernel gpu_kernel; /* a kernel with its arguments; the driver
 enum { GPU_MAX_ARGS = 48, GPU_DEFINES_SIZE = 96 };
 
 /* One compiled form of a kernel. Every form that can be asked for stands in
- * kernels_cl/variants.tsv. */
+ * kernels_cl/variants.tsv. A file's entries compile together, once for each set of defines. */
 typedef struct gpu_variant {
     const char *file;               /* "gemv.cl" in kernels_cl/; static */
     const char *entry;              /* "gemv"; static */
@@ -194,7 +194,8 @@ gpu_variant gpu_variant_of(const char *file, const char *entry, int32_t group, c
                            ...);
 void gpu_add(gpu_builder *b, const sobre_node *node, const gpu_variant *variant,
              const gpu_args *args, gpu_extent x, gpu_extent y, uint32_t when);
-/* Adds a product by the library; m, the rows of A and C, are `m` of the run. */
+/* Adds a product by the library; m, the rows of A and C, are `m` of the run. Memory that is NULL is
+ * the workspace. */
 void gpu_add_gemm(gpu_builder *b, const sobre_node *node, const gpu_gemm *gemm, gpu_count m,
                   uint32_t when);
 void gpu_fail(gpu_builder *b, sobre_status status, const char *format, ...);
@@ -256,6 +257,7 @@ void gpu_prepare(sobre_device *device, const sobre_program *program);
 sobre_status gpu_compile(sobre_device *device, const sobre_program *program, sobre_exec **ret_exec);
 void gpu_exec_free(sobre_exec *exec);
 sobre_status gpu_run(sobre_exec *exec, const sobre_run *run);
+/* Those of a run that decodes and wants rows: without prefill's and the library's. */
 int32_t gpu_n_launches(const sobre_exec *exec);
 
 #endif
