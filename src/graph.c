@@ -106,6 +106,7 @@ int32_t sobre_graph_input(sobre_graph *graph, sobre_input input, int64_t n_embd)
         [SOBRE_INPUT_POS] = {"pos", SOBRE_I32, 1, SOBRE_DIM_T},
         [SOBRE_INPUT_ROWS] = {"rows", SOBRE_I32, 1, SOBRE_DIM_R},
         [SOBRE_INPUT_EMBD] = {"embd", SOBRE_F32, 2, SOBRE_DIM_T},
+        [SOBRE_INPUT_SAMPLING] = {"sampling", SOBRE_I32, 2, SOBRE_DIM_R},
     };
     if (!graph || graph->status < 0) return -1;
     if (input <= SOBRE_INPUT_NONE || (size_t)input >= sizeof inputs / sizeof *inputs)
@@ -122,7 +123,7 @@ int32_t sobre_graph_input(sobre_graph *graph, sobre_input input, int64_t n_embd)
                      .rank = inputs[input].rank,
                      .tensor = -1};
     v.dims[0] = inputs[input].dim;
-    if (v.rank > 1) v.dims[1] = n_embd;
+    if (v.rank > 1) v.dims[1] = input == SOBRE_INPUT_EMBD ? n_embd : SOBRE_SAMPLE_PARAMS_SIZE;
     set_name(&v, inputs[input].name);
     return graph_value(graph, &v);
 }

@@ -381,6 +381,18 @@ SHAPE(ARGMAX)
     if (x) output(ret, ret_n, SOBRE_I32, 1, x->dims[0], 0);
 }
 
+SHAPE(SAMPLE)
+{
+    const sobre_value *x = activation(c, SOBRE_SAMPLE_LOGITS);
+    const sobre_value *p = required(c, SOBRE_SAMPLE_PARAMS);
+    if (x && p &&
+        expect(c, SOBRE_SAMPLE_PARAMS,
+               p->kind != SOBRE_VALUE_WEIGHT && p->dtype == SOBRE_I32 && p->rank == 2 &&
+                   p->dims[0] == x->dims[0] && p->dims[1] == SOBRE_SAMPLE_PARAMS_SIZE,
+               "i32, rows of %lld, as many as logits has", SOBRE_SAMPLE_PARAMS_SIZE))
+        output(ret, ret_n, SOBRE_I32, 2, x->dims[0], SOBRE_SAMPLE_RESULT_SIZE);
+}
+
 /* --- Flops */
 
 int64_t value_elements(const sobre_value *value, int64_t cols, int64_t rows)
@@ -435,6 +447,11 @@ FLOPS(ARGMAX)
     return (double)value_elements(&values[node->in[SOBRE_UNARY_X]], cols, rows);
 }
 
+FLOPS(SAMPLE)
+{
+    return FLOPS_CURVE * (double)value_elements(&values[node->in[SOBRE_SAMPLE_LOGITS]], cols, rows);
+}
+
 FLOPS(MATMUL)
 {
     const sobre_matmul_params *p = &node->p.matmul;
@@ -477,6 +494,7 @@ static const char *const in_MUL[] = {"a", "b", NULL};
 static const char *const in_SCALE[] = {"x", NULL};
 static const char *const in_SOFTCAP[] = {"x", NULL};
 static const char *const in_ARGMAX[] = {"x", NULL};
+static const char *const in_SAMPLE[] = {"logits", "params", NULL};
 
 const op_info *op_get(sobre_op op)
 {

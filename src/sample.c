@@ -26,6 +26,9 @@ struct sampler {
     sobre_sampling o;
     int32_t n_vocab;
     bool penalise;
+    bool on_device; /* can one do all that the options ask for? */
+    bool drawn;     /* `uniform` waits for a pick */
+    double uniform;
     uint64_t random[4];
     float *logits;         /* [n_vocab], if bias or penalties change them */
     int32_t *counts;       /* [n_vocab], likewise; zero between picks */
@@ -64,6 +67,14 @@ static double random_next(uint64_t s[4])
     s[2] ^= t;
     s[3] = rotl(s[3], 45);
     return (double)(result >> 11) * 0x1p-53;
+}
+
+/* The number for the next pick: the same one until that is made. */
+static double random_peek(sampler *s)
+{
+    if (!s->drawn) s->uniform = random_next(s->random);
+    s->drawn = true;
+    return s->uniform;
 }
 
 /* --- Open and close. */
@@ -166,6 +177,19 @@ static sobre_status sampler_init(sampler *s, const sobre_sampling *from)
     return SOBRE_OK;
 }
 
+/* Can a device do this, if not too many tokens occurred? */
+static bool device_can(const sobre_sampling *o, int32_t n_vocab, bool penalise)
+{
+    const float coldest = 1e-30f; /* its inverse is a number */
+
+    if (o->n_bias > SOBRE_SAMPLE_MAX_ADJUST || (o->n_top && (o->n_bias || penalise))) return false;
+    for (size_t i = 0; i < o->n_bias; i++)
+        for (size_t k = 0; k < i; k++)
+            if (o->bias[i].id == o->bias[k].id) return false;
+    return o->temperature == 0 ||
+           (o->temperature >= coldest && (o->top_k <= SOBRE_SAMPLE_KEEP || o->top_k >= n_vocab));
+}
+
 sobre_status sampler_open(sobre_context *ctx, const sobre_sampling *options, int32_t n_vocab,
                           sampler **ret_sampler)
 {
@@ -186,6 +210,7 @@ sobre_status sampler_open(sobre_context *ctx, const sobre_sampling *options, int
     s->penalise =
         s->o.repetition_penalty != 1 || o.presence_penalty != 0 || o.frequency_penalty != 0;
     random_seed(s->random, o.seed);
+    s->on_device = device_can(&o, n_vocab, s->penalise);
     sobre_status status = sampler_init(s, &o);
     if (status < 0) {
         sampler_close(s);
@@ -307,22 +332,41 @@ static void scan_top(sampler *s, const float *x)
 
 /* --- What changes logits. */
 
+/* The part of the history that penalties look at; counts how often each token is in it. */
+static const int32_t *count_window(sampler *s, const int32_t *history, int32_t n_history,
+                                   int32_t *ret_n)
+{
+    int32_t last_n = s->o.penalty_last_n;
+
+    if (last_n < 0 || last_n > n_history) last_n = n_history;
+    const int32_t *window = history + (n_history - last_n);
+    for (int32_t i = 0; i < last_n; i++)
+        if (window[i] >= 0 && window[i] < s->n_vocab) s->counts[window[i]]++;
+    *ret_n = last_n;
+    return window;
+}
+
+/* How often a token is in the window; 0 for one that is no token, and when asked again. */
+static int32_t take_count(sampler *s, int32_t id)
+{
+    if (id < 0 || id >= s->n_vocab) return 0;
+    int32_t count = s->counts[id];
+    s->counts[id] = 0;
+    return count;
+}
+
 static void apply_penalties(sampler *s, const int32_t *history, int32_t n_history)
 {
     const sobre_sampling *o = &s->o;
-    int32_t last_n =
-        o->penalty_last_n < 0 || o->penalty_last_n > n_history ? n_history : o->penalty_last_n;
-    const int32_t *window = history + (n_history - last_n);
+    int32_t n;
+    const int32_t *window = count_window(s, history, n_history, &n);
 
-    for (int32_t i = 0; i < last_n; i++)
-        if (window[i] >= 0 && window[i] < s->n_vocab) s->counts[window[i]]++;
-    for (int32_t i = 0; i < last_n; i++) {
-        int32_t id = window[i];
-        if (id < 0 || id >= s->n_vocab || !s->counts[id]) continue; /* counted already */
-        float *x = &s->logits[id];
+    for (int32_t i = 0; i < n; i++) {
+        int32_t count = take_count(s, window[i]);
+        if (!count) continue;
+        float *x = &s->logits[window[i]];
         *x = *x > 0 ? *x / o->repetition_penalty : *x * o->repetition_penalty;
-        *x -= o->presence_penalty + o->frequency_penalty * (float)s->counts[id];
-        s->counts[id] = 0;
+        *x -= o->presence_penalty + o->frequency_penalty * (float)count;
     }
 }
 
@@ -402,7 +446,8 @@ static int32_t draw(sampler *s, const float *x, float best)
         if (c[i].weight >= o->min_p) c[n_kept++] = c[i];
     n = n_kept;
 
-    double left = random_next(s->random) * total_weight(c, n);
+    double left = random_peek(s) * total_weight(c, n);
+    s->drawn = false;
     for (int32_t i = 0; i < n - 1; i++) {
         left -= (double)c[i].weight;
         if (left < 0) return c[i].id;
@@ -445,4 +490,87 @@ const sobre_token_prob *sampler_top(const sampler *s, size_t *ret_n)
 {
     *ret_n = s->n_top;
     return s->top;
+}
+
+/* --- Picking on a device. */
+
+static int32_t float_bits(float x)
+{
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static float bits_float(int32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* The list of adjustments; false if it is too long. */
+static bool list_adjustments(sampler *s, const int32_t *history, int32_t n_history, int32_t *params)
+{
+    int32_t *next = params + SOBRE_SAMPLE_ADJUST;
+    const int32_t *end = params + SOBRE_SAMPLE_PARAMS_SIZE, *window = NULL;
+    int32_t n_window = 0;
+    bool fits = true;
+
+    if (s->penalise) window = count_window(s, history, n_history, &n_window);
+    for (size_t i = 0; i < s->o.n_bias; i++, next += SOBRE_SAMPLE_ADJUST_SIZE) {
+        next[SOBRE_SAMPLE_ADJUST_ID] = s->o.bias[i].id;
+        next[SOBRE_SAMPLE_ADJUST_BIAS] = float_bits(s->o.bias[i].bias);
+        next[SOBRE_SAMPLE_ADJUST_COUNT] = s->penalise ? take_count(s, s->o.bias[i].id) : 0;
+    }
+    for (int32_t i = 0; i < n_window; i++) { /* to the end: counts must become zero */
+        int32_t count = take_count(s, window[i]);
+        if (!count) continue;
+        fits = fits && next < end;
+        if (!fits) continue;
+        next[SOBRE_SAMPLE_ADJUST_ID] = window[i];
+        next[SOBRE_SAMPLE_ADJUST_BIAS] = float_bits(0);
+        next[SOBRE_SAMPLE_ADJUST_COUNT] = count;
+        next += SOBRE_SAMPLE_ADJUST_SIZE;
+    }
+    params[SOBRE_SAMPLE_N_ADJUST] =
+        (int32_t)(next - params - SOBRE_SAMPLE_ADJUST) / SOBRE_SAMPLE_ADJUST_SIZE;
+    return fits;
+}
+
+void sampler_params(sampler *s, const int32_t *history, int32_t n_history, int32_t *ret_params)
+{
+    const sobre_sampling *o = &s->o;
+    int32_t *p = ret_params;
+    bool draws = o->temperature > 0;
+
+    memset(p, 0, SOBRE_SAMPLE_ADJUST * sizeof *p);
+    p[SOBRE_SAMPLE_MODE] = SOBRE_SAMPLE_MODE_HOST;
+    if (!s->on_device || !list_adjustments(s, history, n_history, p)) return;
+    p[SOBRE_SAMPLE_MODE] = draws || o->n_top ? SOBRE_SAMPLE_MODE_LIST : SOBRE_SAMPLE_MODE_BEST;
+    p[SOBRE_SAMPLE_N_TOP] = o->n_top;
+    p[SOBRE_SAMPLE_REPETITION] = float_bits(o->repetition_penalty);
+    p[SOBRE_SAMPLE_PRESENCE] = float_bits(o->presence_penalty);
+    p[SOBRE_SAMPLE_FREQUENCY] = float_bits(o->frequency_penalty);
+    if (!draws) return;
+    p[SOBRE_SAMPLE_INV_TEMPERATURE] = float_bits(1 / o->temperature);
+    p[SOBRE_SAMPLE_TOP_K] = o->top_k < s->n_vocab ? o->top_k : 0;
+    p[SOBRE_SAMPLE_TOP_P] = float_bits(o->top_p);
+    p[SOBRE_SAMPLE_MIN_P] = float_bits(o->min_p);
+    p[SOBRE_SAMPLE_UNIFORM] = float_bits((float)random_peek(s));
+}
+
+bool sampler_take(sampler *s, const int32_t *result, int32_t *ret_id, float *ret_logprob)
+{
+    const int32_t *top = result + SOBRE_SAMPLE_TOP;
+    int32_t id = result[SOBRE_SAMPLE_ID];
+
+    if (result[SOBRE_SAMPLE_STATUS] != SOBRE_SAMPLE_PICKED || id < 0 || id >= s->n_vocab)
+        return false;
+    s->drawn = false;
+    s->n_top = (size_t)(s->o.n_top < s->n_vocab ? s->o.n_top : s->n_vocab);
+    for (size_t i = 0; i < s->n_top; i++)
+        s->top[i] = (sobre_token_prob){.id = top[2 * i], .logprob = bits_float(top[2 * i + 1])};
+    *ret_id = id;
+    *ret_logprob = bits_float(result[SOBRE_SAMPLE_LOGPROB]);
+    return true;
 }

@@ -203,6 +203,7 @@ static int supports(sobre_device *device, const sobre_value *values, const sobre
     case SOBRE_OP_SCALE:
     case SOBRE_OP_SOFTCAP:
     case SOBRE_OP_ARGMAX: return 1;
+    case SOBRE_OP_SAMPLE: /* the host reads the logits in place */
     case SOBRE_N_OPS: break;
     }
     return 0;

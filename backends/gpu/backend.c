@@ -85,6 +85,7 @@ int gpu_supports(sobre_device *device, const sobre_value *values, const sobre_no
     switch (node->op) {
     case SOBRE_OP_MATMUL: return gpu_mm_supports(device, values, node);
     case SOBRE_OP_ATTENTION: return gpu_attn_supports(device, values, node);
+    case SOBRE_OP_SAMPLE: return gpu_sample_supports(device, values, node);
     default: return gpu_rows_supports(device, values, node);
     }
 }

@@ -306,6 +306,7 @@ static sobre_status walk(gpu_builder *b)
         switch (node->op) {
         case SOBRE_OP_MATMUL: gpu_mm_build(b, node); break;
         case SOBRE_OP_ATTENTION: gpu_attn_build(b, node); break;
+        case SOBRE_OP_SAMPLE: gpu_sample_build(b, node); break;
         default: gpu_rows_build(b, node);
         }
     }

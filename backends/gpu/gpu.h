@@ -210,7 +210,7 @@ int32_t gpu_most(const gpu_builder *b, int32_t value);
 
 /* --- Nodes. One function a kind says if it can, one builds. */
 bool gpu_rows_supports(const sobre_device *device, const sobre_value *values,
-                       const sobre_node *node); /* rows.c: all but the two below */
+                       const sobre_node *node); /* rows.c: all but the three below */
 void gpu_rows_build(gpu_builder *b, const sobre_node *node);
 /* Launches that write norm(x) as f32 rows [T or R, width] into the workspace at work_at, which came
  * from gpu_work(). w and bias, values, are -1 where they are missing. */
@@ -222,6 +222,9 @@ void gpu_mm_build(gpu_builder *b, const sobre_node *node);
 bool gpu_attn_supports(const sobre_device *device, const sobre_value *values,
                        const sobre_node *node); /* attn.c */
 void gpu_attn_build(gpu_builder *b, const sobre_node *node);
+bool gpu_sample_supports(const sobre_device *device, const sobre_value *values,
+                         const sobre_node *node); /* sample.c */
+void gpu_sample_build(gpu_builder *b, const sobre_node *node);
 sobre_status gpu_kv_page_size(sobre_device *device, const sobre_kv_desc *desc, uint64_t *ret_size);
 
 /* --- Weights (weights.c). */

@@ -64,10 +64,11 @@ typedef enum sobre_value_kind {
 /* Inputs that the executor knows how to fill. */
 typedef enum sobre_input {
     SOBRE_INPUT_NONE = 0,
-    SOBRE_INPUT_IDS,  /* i32 [T] token ids */
-    SOBRE_INPUT_POS,  /* i32 [T] position of each column in its sequence */
-    SOBRE_INPUT_ROWS, /* i32 [R] columns whose logits are wanted, ascending */
-    SOBRE_INPUT_EMBD, /* f32 [T, C] embeddings instead of ids */
+    SOBRE_INPUT_IDS,      /* i32 [T] token ids */
+    SOBRE_INPUT_POS,      /* i32 [T] position of each column in its sequence */
+    SOBRE_INPUT_ROWS,     /* i32 [R] columns whose logits are wanted, ascending */
+    SOBRE_INPUT_EMBD,     /* f32 [T, C] embeddings instead of ids */
+    SOBRE_INPUT_SAMPLING, /* i32 [R, SOBRE_SAMPLE_PARAMS_SIZE] */
 } sobre_input;
 
 typedef struct sobre_value {
@@ -95,7 +96,8 @@ typedef struct sobre_value {
     X(MUL, "mul", 1)         /* same shapes, or [C] times every row */                             \
     X(SCALE, "scale", 1)     /* times a constant */                                                \
     X(SOFTCAP, "softcap", 1) /* cap * tanh(x / cap) */                                             \
-    X(ARGMAX, "argmax", 1)   /* i32 [R] of [R, N] */
+    X(ARGMAX, "argmax", 1)   /* i32 [R] of [R, N] */                                               \
+    X(SAMPLE, "sample", 1)   /* i32 [R, SOBRE_SAMPLE_RESULT_SIZE] of logits [R, N] */
 
 typedef enum sobre_op {
 #define X(id, name, n_out) SOBRE_OP_##id,
@@ -132,6 +134,47 @@ enum { /* q [T, n_head * head_dim], k [T, n_head_kv * head_dim], v [T, n_head_kv
 enum { SOBRE_GLU_GATE, SOBRE_GLU_UP };
 enum { SOBRE_UNARY_X };
 enum { SOBRE_BINARY_A, SOBRE_BINARY_B };
+enum { SOBRE_SAMPLE_LOGITS, SOBRE_SAMPLE_PARAMS };
+
+/* A row of SAMPLE's parameters, 32-bit integers; floats are their bits. What they mean is said of
+ * sobre_sampling. A device answers only where its answer is the one that the library's own sampler
+ * would draw from these logits; else, and where numbers are not finite, it says UNDETERMINED. */
+enum {
+    SOBRE_SAMPLE_MODE,
+    SOBRE_SAMPLE_INV_TEMPERATURE, /* f32, 1 / temperature; 0: the most likely token */
+    SOBRE_SAMPLE_TOP_K,           /* at most SOBRE_SAMPLE_KEEP; 0: off */
+    SOBRE_SAMPLE_TOP_P,           /* f32; 1: off */
+    SOBRE_SAMPLE_MIN_P,           /* f32; 0: off */
+    SOBRE_SAMPLE_UNIFORM,         /* f32: the random number that decides, 0 to 1 */
+    SOBRE_SAMPLE_N_TOP,           /* alternatives; 0 if anything is adjusted */
+    SOBRE_SAMPLE_REPETITION,      /* f32: penalties of adjusted tokens */
+    SOBRE_SAMPLE_PRESENCE,
+    SOBRE_SAMPLE_FREQUENCY,
+    SOBRE_SAMPLE_N_ADJUST,
+    SOBRE_SAMPLE_ADJUST = 12, /* n_adjust times these three; no token comes twice */
+    SOBRE_SAMPLE_ADJUST_ID = 0,
+    SOBRE_SAMPLE_ADJUST_BIAS,  /* f32 */
+    SOBRE_SAMPLE_ADJUST_COUNT, /* times that it occurred; 0: no penalties */
+    SOBRE_SAMPLE_ADJUST_SIZE,
+    SOBRE_SAMPLE_MAX_ADJUST = 256,
+    SOBRE_SAMPLE_PARAMS_SIZE =
+        SOBRE_SAMPLE_ADJUST + SOBRE_SAMPLE_MAX_ADJUST * SOBRE_SAMPLE_ADJUST_SIZE,
+};
+enum {
+    SOBRE_SAMPLE_MODE_HOST, /* leave the row: UNDETERMINED */
+    SOBRE_SAMPLE_MODE_BEST, /* the most likely token, no alternatives */
+    SOBRE_SAMPLE_MODE_LIST,
+};
+/* A row of its result; all but the status is only there if that is PICKED. */
+enum {
+    SOBRE_SAMPLE_STATUS,
+    SOBRE_SAMPLE_ID,
+    SOBRE_SAMPLE_LOGPROB, /* f32 */
+    SOBRE_SAMPLE_TOP = 4, /* n_top times, but no more than there are tokens: id, log-probability */
+    SOBRE_SAMPLE_KEEP = 64,
+    SOBRE_SAMPLE_RESULT_SIZE = SOBRE_SAMPLE_TOP + 2 * SOBRE_SAMPLE_KEEP,
+};
+enum { SOBRE_SAMPLE_PICKED, SOBRE_SAMPLE_UNDETERMINED };
 
 typedef enum sobre_norm_kind {
     SOBRE_NORM_NONE = 0,
