@@ -123,30 +123,52 @@ static bool exists(const char *path)
     return true;
 }
 
-/* In the folder that the caller gave; else beside the program or library, or where plugins are
- * installed. */
+/* Where plugins are looked for: in the folder that the caller gave; else beside the program or
+ * library, or where they are installed. */
+typedef struct plugin_folders {
+    const char *items[2];
+    char own[PATH_SIZE / 2];
+} plugin_folders;
+
+static void list_folders(const char *given, plugin_folders *ret)
+{
+    *ret = (plugin_folders){.items = {given, NULL}};
+    if (given) return;
+    if (os_own_folder(ret->own, sizeof ret->own)) ret->items[0] = ret->own;
+    ret->items[1] = SOBRE_PLUGIN_DIR;
+}
+
+static bool find_in(const plugin_folders *folders, const char *backend, char *ret_path, size_t size)
+{
+    for (size_t i = 0; i < sizeof folders->items / sizeof *folders->items; i++)
+        if (folders->items[i] &&
+            snprintf(ret_path, size, "%s/libsobre-%s" PLUGIN_SUFFIX, folders->items[i], backend) <
+                (int)size &&
+            exists(ret_path))
+            return true;
+    return false;
+}
+
+bool plugin_find(const char *folder, const char *backend, char *ret_path, size_t size)
+{
+    plugin_folders folders;
+
+    list_folders(folder, &folders);
+    return find_in(&folders, backend, ret_path, size);
+}
+
 static const sobre_backend *find_plugin(registry *r, int32_t b)
 {
-    const char *given = context_plugin_dir(r->ctx);
-    char own[PATH_SIZE / 2] = "", path[PATH_SIZE];
-    const char *const folders[] = {given, given ? NULL : own, given ? NULL : SOBRE_PLUGIN_DIR};
+    plugin_folders folders;
+    char path[PATH_SIZE];
+    const char *const *f = folders.items;
 
-    if (!given) os_own_folder(own, sizeof own);
-    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
-        if (!folders[i] || !folders[i][0]) continue;
-        if (snprintf(path, sizeof path, "%s/libsobre-%s" PLUGIN_SUFFIX, folders[i],
-                     backends[b].name) < (int)sizeof path &&
-            exists(path))
-            return load_plugin(r, b, path);
-    }
+    list_folders(context_plugin_dir(r->ctx), &folders);
+    if (find_in(&folders, backends[b].name, path, sizeof path)) return load_plugin(r, b, path);
     set_reason(r, b,
                "its plugin, libsobre-%s" PLUGIN_SUFFIX ", is not in %.160s%s%.160s; install it, or "
                "say where it is",
-               backends[b].name,
-               given    ? given
-               : own[0] ? own
-                        : SOBRE_PLUGIN_DIR,
-               given || !own[0] ? "" : " or ", given || !own[0] ? "" : SOBRE_PLUGIN_DIR);
+               backends[b].name, f[0] ? f[0] : "", f[0] && f[1] ? " or " : "", f[1] ? f[1] : "");
     return NULL;
 }
 

@@ -212,6 +212,23 @@ static int32_t find_device(sobre_context *ctx, const measured *m)
     return 0;
 }
 
+/* As it is used here; else with other threads or instructions, which is near enough. */
+static const measured *find_cpu(sobre_context *ctx, const measured_list *list)
+{
+    const sobre_device_info *info;
+    const measured *found = NULL;
+
+    if (sobre_device_get(ctx, "cpu", 0, NULL, &info) < 0) return NULL;
+    measured here = describe(ctx, info);
+    for (int32_t i = 0; i < list->n; i++) {
+        const measured *m = &list->items[i];
+
+        if (same_device(m, &here)) return m;
+        if (!strcmp(m->backend, here.backend) && !strcmp(m->name, here.name)) found = m;
+    }
+    return found;
+}
+
 static int by_seconds(const void *a, const void *b)
 {
     const double *x = a, *y = b;
@@ -225,12 +242,9 @@ static int32_t choose(sobre_context *ctx, const measured_list *list, uint64_t we
         double seconds; /* first, for by_seconds() */
         measured_device device;
     } found[MAX_MEASURED];
-    const measured *cpu = NULL;
+    const measured *cpu = find_cpu(ctx, list);
     int32_t n = 0;
 
-    for (int32_t i = 0; i < list->n; i++)
-        if (!strcmp(list->items[i].backend, "cpu") && find_device(ctx, &list->items[i]))
-            cpu = &list->items[i];
     if (!cpu) return 0;
     double limit = measured_seconds(&cpu->speed, weight_bytes, n_nodes);
     for (int32_t i = 0; i < list->n; i++) {

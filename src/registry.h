@@ -12,4 +12,8 @@ sobre_status registry_open(sobre_context *ctx, registry **ret_registry);
 /* Closes devices. */
 void registry_close(registry *r);
 
+/* The file that a backend would be loaded from; `folder` as in sobre_context_options.plugin_dir.
+ * False: there is none. Loads nothing. */
+bool plugin_find(const char *folder, const char *backend, char *ret_path, size_t size);
+
 #endif
