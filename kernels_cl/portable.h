@@ -35,6 +35,17 @@ FN float load_half(const ushort *p, uint i)
     asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(p[i]));
     return f;
 }
+/* Elements 4i to 4i + 3; p + 4i lies at a multiple of 8 bytes. */
+FN float4 load_half4(const ushort *p, uint i)
+{
+    uint2 v = ((const uint2 *)p)[i];
+    float4 f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f.x) : "h"((ushort)(v.x & 0xffffu)));
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f.y) : "h"((ushort)(v.x >> 16)));
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f.z) : "h"((ushort)(v.y & 0xffffu)));
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f.w) : "h"((ushort)(v.y >> 16)));
+    return f;
+}
 FN void store_half(float v, ushort *p, uint i)
 {
     ushort h;
@@ -82,6 +93,10 @@ FN int float_as_int(float f)
 FN float load_half(__global const ushort *p, uint i)
 {
     return vload_half(i, (__global const half *)p);
+}
+FN float4 load_half4(__global const ushort *p, uint i)
+{
+    return vload_half4(i, (__global const half *)p);
 }
 FN void store_half(float v, __global ushort *p, uint i)
 {
