@@ -74,6 +74,18 @@ static sobre_status run_copy(running *r, const plan_copy *c, const exec_batch *b
                   : entry(p, c->to)->backend->write(to->buffer, to->offset, staging, size);
 }
 
+/* Bytes of an output, in place or copied to `staging`. */
+static sobre_status read_output(const plan *p, int32_t device, int32_t value, uint64_t from,
+                                uint64_t size, void *staging, const void **ret_data)
+{
+    const sobre_span *span = &p->spans[device][value];
+    const uint8_t *host = host_at(p, device, span);
+    if (!host)
+        TRY(entry(p, device)->backend->read(span->buffer, span->offset + from, staging, size));
+    *ret_data = host ? host + from : staging;
+    return SOBRE_OK;
+}
+
 static sobre_status run_all(running *r, const exec_batch *b, const float **ret_logits)
 {
     plan *p = r->p;
@@ -88,6 +100,7 @@ static sobre_status run_all(running *r, const exec_batch *b, const float **ret_l
     TRY(fill(p, p->embd, b->embd, b));
     TRY(fill(p, p->pos, b->pos, b));
     TRY(fill(p, p->rows, b->rows, b));
+    TRY(fill(p, p->sampling, b->sampling, b));
     for (int32_t i = 0; i < p->n_slices; i++) {
         const plan_slice *slice = &p->slices[i];
         for (int32_t k = 0; k < slice->n_copies; k++)
@@ -96,15 +109,10 @@ static sobre_status run_all(running *r, const exec_batch *b, const float **ret_l
         TRY(entry(p, slice->device)->backend->run(slice->exec, &run));
     }
     for (int32_t d = 0; d < p->devices.n; d++) TRY(wait_for(r, d));
-    if (b->n_rows == 0) return SOBRE_OK;
-    const sobre_span *span = &p->spans[p->logits_device][p->logits];
-    const float *logits = host_at(p, p->logits_device, span);
-    if (!logits) {
-        TRY(entry(p, p->logits_device)
-                ->backend->read(span->buffer, span->offset, p->staging,
-                                used_size(&p->graph->values[p->logits], b)));
-        logits = p->staging;
-    }
+    if (b->n_rows == 0 || p->picks >= 0) return SOBRE_OK;
+    const void *logits;
+    TRY(read_output(p, p->logits_device, p->logits, 0, used_size(&p->graph->values[p->logits], b),
+                    p->staging, &logits));
     *ret_logits = logits;
     return SOBRE_OK;
 }
@@ -126,7 +134,9 @@ static sobre_status check_batch(const plan *p, const exec_batch *b, const float 
     if ((p->ids >= 0 && !b->ids) || (p->embd >= 0 && !b->embd) || (p->pos >= 0 && !b->pos) ||
         (p->rows >= 0 && b->n_rows > 0 && !b->rows) || !b->seqs)
         return fail(p->ctx, SOBRE_INVALID_ARGUMENT, "run: an input of the graph is missing");
-    if (b->n_rows > 0 && (p->logits < 0 || !ret_logits))
+    if (b->n_rows > 0 && (p->picks >= 0) != (b->sampling != NULL))
+        return fail(p->ctx, SOBRE_INVALID_ARGUMENT, "run: sampling needs a plan that samples");
+    if (b->n_rows > 0 && (p->logits < 0 || (!ret_logits && p->picks < 0)))
         return fail(p->ctx, SOBRE_INVALID_ARGUMENT, "run: rows are wanted, but %s",
                     p->logits < 0 ? "the graph has no output" : "there is nowhere to put them");
     if (p->n_slices > 0 && !p->slices[0].exec)
@@ -142,4 +152,23 @@ sobre_status exec_run(plan *p, const exec_batch *batch, const float **ret_logits
     /* After a failure devices may still work on the caller's block tables. */
     for (int32_t d = 0; d < p->devices.n && status < 0; d++) (void)wait_for(&r, d);
     return status;
+}
+
+sobre_status exec_picks(plan *p, int32_t n_rows, const int32_t **ret_picks)
+{
+    const void *picks;
+    uint64_t size = (uint64_t)value_elements(&p->graph->values[p->picks], 0, n_rows) * 4;
+    TRY(read_output(p, p->picks_device, p->picks, 0, size, p->staging, &picks));
+    *ret_picks = picks;
+    return SOBRE_OK;
+}
+
+sobre_status exec_logits(plan *p, int32_t row, const float **ret_logits)
+{
+    const void *logits;
+    uint64_t size = (uint64_t)value_elements(&p->graph->values[p->logits], 0, 1) * sizeof(float);
+    uint8_t *staging = p->staging ? (uint8_t *)p->staging + p->staging_size - size : NULL;
+    TRY(read_output(p, p->logits_device, p->logits, (uint64_t)row * size, size, staging, &logits));
+    *ret_logits = logits;
+    return SOBRE_OK;
 }

@@ -297,7 +297,7 @@ sobre_status fit_prepare(sobre_model *m)
                           .n_pages = kv_pages_for(p->n_ctx)};
         plan *made = NULL;
 
-        status = plan_make(m->ctx, m->fused, &o, &made);
+        status = plan_make(m->ctx, m->fused_sample ? m->fused_sample : m->fused, &o, &made);
         plan_free(made);
     }
     cache_close(&c);

@@ -249,6 +249,22 @@ static sobre_status join_step(sobre_session *s, int32_t seq, int32_t *n_items)
     return SOBRE_OK;
 }
 
+/* The token of the step's i-th item: the device's, or from its logits. */
+static sobre_status sample_item(sobre_session *s, int32_t i)
+{
+    session_seq *q = &s->seqs[s->items[i].seq];
+    const int32_t *result = s->sampled ? s->picks + (size_t)i * SOBRE_SAMPLE_RESULT_SIZE : NULL;
+
+    if (result && result[SOBRE_SAMPLE_STATUS] == SOBRE_SAMPLE_PICKED)
+        TRY(sampler_take(q->sampler, result, &q->token, &q->logprob));
+    else
+        TRY(sampler_pick(q->sampler, s->logits + (size_t)i * (size_t)s->n_vocab, q->ids, q->n_ids,
+                         &q->token, &q->logprob));
+    const sobre_token_prob *top = sampler_top(q->sampler, &q->n_top);
+    if (q->n_top) memcpy(q->top, top, q->n_top * sizeof *top);
+    return SOBRE_OK;
+}
+
 /* One token for every generating sequence. Changes no ids, but by a shift. */
 static sobre_status step(void *session)
 {
@@ -259,14 +275,8 @@ static sobre_status step(void *session)
         s->seqs[i].token = -1;
         if (s->seqs[i].generating) TRY(join_step(s, i, &n_items));
     }
-    if (n_items) TRY(session_run(s, n_items));
-    for (int32_t i = 0; i < n_items; i++) {
-        session_seq *q = &s->seqs[s->items[i].seq];
-        const float *logits = s->logits + (size_t)i * (size_t)s->n_vocab;
-        TRY(sampler_pick(q->sampler, logits, q->ids, q->n_ids, &q->token, &q->logprob));
-        const sobre_token_prob *top = sampler_top(q->sampler, &q->n_top);
-        if (q->n_top) memcpy(q->top, top, q->n_top * sizeof *top);
-    }
+    if (n_items) TRY(session_run(s, n_items, true));
+    for (int32_t i = 0; i < n_items; i++) TRY(sample_item(s, i));
     s->n_queue = s->queue_at = 0;
     for (int32_t i = 0; i < s->n_seq; i++) {
         s->seqs[i].stepped = s->seqs[i].generating;

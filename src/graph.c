@@ -300,6 +300,47 @@ sobre_status graph_take_embeddings(const sobre_graph *g, sobre_graph **ret_graph
     return SOBRE_OK;
 }
 
+/* The node that makes the first output of floats; NULL if there is none. */
+static const sobre_node *logits_maker(const sobre_graph *g, int32_t *ret_logits)
+{
+    int32_t v = 0;
+    while (v < g->n_values &&
+           (g->values[v].kind != SOBRE_VALUE_OUTPUT || g->values[v].dtype != SOBRE_F32))
+        v++;
+    for (int32_t n = 0; n < g->n_nodes; n++)
+        for (int32_t i = 0; i < g->nodes[n].n_out; i++)
+            if (g->nodes[n].out[i] == v) {
+                *ret_logits = v;
+                return &g->nodes[n];
+            }
+    return NULL;
+}
+
+sobre_status graph_take_sampling(const sobre_graph *g, const device_set *devices,
+                                 sobre_graph **ret_graph)
+{
+    sobre_graph *copy;
+    int32_t logits = -1;
+    const sobre_node *maker = logits_maker(g, &logits);
+    if (!maker || g->values[logits].dims[0] != SOBRE_DIM_R) {
+        *ret_graph = NULL;
+        return SOBRE_OK;
+    }
+    TRY(graph_clone(g, &copy));
+    sobre_graph_layer(copy, -1);
+    int32_t params = sobre_graph_input(copy, SOBRE_INPUT_SAMPLING, 0);
+    const sobre_node sample = {.op = SOBRE_OP_SAMPLE, .n_in = 2, .in = {logits, params}};
+    sobre_graph_output(copy, sobre_graph_node(copy, &sample, NULL), "picks");
+    sobre_status status = sobre_graph_check(copy);
+    if (status < 0 || devices_pick(devices, copy->values, &copy->nodes[copy->n_nodes - 1]) !=
+                          devices_pick(devices, copy->values, maker)) {
+        sobre_graph_close(copy);
+        copy = NULL;
+    }
+    if (status >= 0) *ret_graph = copy;
+    return status;
+}
+
 void graph_uses(const sobre_graph *g, int32_t *ret_n_uses, int32_t *ret_producer)
 {
     for (int32_t v = 0; v < g->n_values; v++) {

@@ -122,6 +122,7 @@ static void model_unref(sobre_model *m)
     weights_free(m);
     sobre_graph_close(m->fused);
     sobre_graph_close(m->fused_embd);
+    sobre_graph_close(m->fused_sample);
     sobre_graph_close(m->graph);
     mem_free(ctx, m->kv);
     tok_close(m->tok);
@@ -328,9 +329,11 @@ static sobre_status load(sobre_model *m, const sobre_fit_options *fit,
 {
     sobre_graph_close(m->fused);
     sobre_graph_close(m->fused_embd);
-    m->fused = m->fused_embd = NULL;
+    sobre_graph_close(m->fused_sample);
+    m->fused = m->fused_embd = m->fused_sample = NULL;
     TRY(fit_make(m, fit, &m->devices, &m->fused, &m->placement));
     TRY(graph_take_embeddings(m->fused, &m->fused_embd));
+    TRY(graph_take_sampling(m->fused, &m->devices, &m->fused_sample));
     TRY(fit_prepare(m));
     return weights_load(m, options);
 }

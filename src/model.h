@@ -40,8 +40,9 @@ struct sobre_model {
     uint64_t limit;                    /* of the device's bytes; 0: what is free */
     atomic_uint_least64_t cache_bytes; /* of all sessions */
     device_set devices;
-    sobre_graph *fused;      /* lowered and fused for the devices */
-    sobre_graph *fused_embd; /* the same from embeddings; same values */
+    sobre_graph *fused;        /* lowered and fused for the devices */
+    sobre_graph *fused_embd;   /* the same from embeddings; same values */
+    sobre_graph *fused_sample; /* the same, to tokens; NULL if no device samples */
     weights w;
 };
 

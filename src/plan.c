@@ -54,13 +54,16 @@ static void find_roles(plan *p)
     int32_t *roles[] = {[SOBRE_INPUT_IDS] = &p->ids,
                         [SOBRE_INPUT_POS] = &p->pos,
                         [SOBRE_INPUT_ROWS] = &p->rows,
-                        [SOBRE_INPUT_EMBD] = &p->embd};
-    p->ids = p->pos = p->rows = p->embd = p->logits = -1;
+                        [SOBRE_INPUT_EMBD] = &p->embd,
+                        [SOBRE_INPUT_SAMPLING] = &p->sampling};
+    p->ids = p->pos = p->rows = p->embd = p->sampling = p->logits = p->picks = -1;
     for (int32_t v = p->graph->n_values - 1; v >= 0; v--) {
         const sobre_value *value = &p->graph->values[v];
         if (value->kind == SOBRE_VALUE_INPUT) *roles[value->input] = v;
         if (value->kind == SOBRE_VALUE_OUTPUT && value->dtype == SOBRE_F32) p->logits = v;
     }
+    for (int32_t n = 0; n < p->graph->n_nodes; n++)
+        if (p->graph->nodes[n].op == SOBRE_OP_SAMPLE) p->picks = p->graph->nodes[n].out[0];
 }
 
 /* Chooses devices, and allocates the slices and copies that follow from them. */
@@ -221,6 +224,18 @@ static bool is_host_visible(const plan *p, int32_t device)
     return p->devices.entries[device]->backend->host_pointer(p->arena[device]);
 }
 
+/* Logits; or results of sampling, and behind them a row of logits. */
+static uint64_t staging_for_outputs(const plan *p)
+{
+    const sobre_value *logits = &p->graph->values[p->logits];
+    uint64_t size = 0;
+    if (p->picks >= 0 && !is_host_visible(p, p->picks_device))
+        size = p->spans[p->picks_device][p->picks].size;
+    if (is_host_visible(p, p->logits_device)) return size;
+    return p->picks >= 0 ? size + (uint64_t)value_elements(logits, 1, 1) * sizeof(float)
+                         : p->spans[p->logits_device][p->logits].size;
+}
+
 /* Host memory for what no device lets the host touch. */
 static sobre_status make_staging(making *m)
 {
@@ -233,8 +248,8 @@ static sobre_status make_staging(making *m)
         if (need > size && !is_host_visible(p, c->from) && !is_host_visible(p, c->to)) size = need;
     }
     if (p->logits >= 0) {
-        uint64_t need = p->spans[p->logits_device][p->logits].size;
-        if (need > size && !is_host_visible(p, p->logits_device)) size = need;
+        uint64_t need = staging_for_outputs(p);
+        if (need > size) size = need;
     }
     if (size == 0) return SOBRE_OK;
     if (!checked_size(size, &host_size))
@@ -266,6 +281,7 @@ static sobre_status make_all(making *m)
     TRY(assign_devices(m));
     make_slices(m);
     p->logits_device = p->logits >= 0 ? p->node_device[m->producer[p->logits]] : -1;
+    p->picks_device = p->picks >= 0 ? p->node_device[m->producer[p->picks]] : -1;
     if (m->options->weights) TRY(check_kv(m));
     for (int32_t i = 0; i < p->devices.n; i++) TRY(make_arena(m, i));
     for (int32_t i = 0; i < p->n_slices; i++) TRY(make_program(m, &p->slices[i]));

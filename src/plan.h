@@ -52,6 +52,10 @@ typedef struct device_set {
 int32_t devices_pick(const device_set *devices, const sobre_value *values, const sobre_node *node);
 sobre_status graph_lower(sobre_graph *g, const device_set *devices);
 sobre_status graph_fuse(sobre_graph *g, const device_set *devices);
+/* A copy that also samples, where its logits are made; values keep their indices. NULL if there are
+ * none, or the device that makes them cannot sample. In graph.c. */
+sobre_status graph_take_sampling(const sobre_graph *g, const device_set *devices,
+                                 sobre_graph **ret_graph);
 
 /* --- memplan.c */
 typedef struct memplan_item {
@@ -105,8 +109,8 @@ typedef struct plan {
     int32_t n_copies;
     int32_t n_launches;
     /* Values by role, -1: none. */
-    int32_t ids, pos, rows, embd, logits;
-    int32_t logits_device;
+    int32_t ids, pos, rows, embd, sampling, logits, picks;
+    int32_t logits_device, picks_device;
     void *staging; /* host memory for inputs, copies and outputs that cannot be read in place */
     uint64_t staging_size;
 } plan;
@@ -121,13 +125,19 @@ typedef struct exec_batch {
     const int32_t *ids, *pos; /* [n_cols] */
     const int32_t *rows;      /* [n_rows] */
     const float *embd;        /* [n_cols, n_embd] instead of ids */
+    const int32_t *sampling;  /* [n_rows, SOBRE_SAMPLE_PARAMS_SIZE], for a plan that samples */
     const sobre_run_seq *seqs;
     int (*cancelled)(const void *user);
     const void *cancelled_user;
 } exec_batch;
 /* Runs the plan and waits. *ret_logits: [n_rows, n_vocab], valid until the plan's next run; may be
- * NULL if n_rows is 0 (nodes after the last GATHER then do no work). */
+ * NULL if n_rows is 0 (nodes after the last GATHER then do no work), or if the plan samples, which
+ * leaves it alone. */
 sobre_status exec_run(plan *p, const exec_batch *batch, const float **ret_logits);
+/* After a run of a plan that samples: its results [n_rows, SOBRE_SAMPLE_RESULT_SIZE], and one row
+ * of its logits [n_vocab]. Each is valid until it is asked for again, or the next run. */
+sobre_status exec_picks(plan *p, int32_t n_rows, const int32_t **ret_picks);
+sobre_status exec_logits(plan *p, int32_t row, const float **ret_logits);
 
 /* --- inspect.c */
 typedef struct text_sink {

@@ -559,18 +559,21 @@ void sampler_params(sampler *s, const int32_t *history, int32_t n_history, int32
     p[SOBRE_SAMPLE_UNIFORM] = float_bits((float)random_peek(s));
 }
 
-bool sampler_take(sampler *s, const int32_t *result, int32_t *ret_id, float *ret_logprob)
+sobre_status sampler_take(sampler *s, const int32_t *result, int32_t *ret_id, float *ret_logprob)
 {
     const int32_t *top = result + SOBRE_SAMPLE_TOP;
     int32_t id = result[SOBRE_SAMPLE_ID];
 
-    if (result[SOBRE_SAMPLE_STATUS] != SOBRE_SAMPLE_PICKED || id < 0 || id >= s->n_vocab)
-        return false;
+    if (id < 0 || id >= s->n_vocab)
+        return fail(s->ctx, SOBRE_DEVICE,
+                    "the device sampled token %d, but there are tokens 0 to %d; its driver may be "
+                    "at fault",
+                    id, s->n_vocab - 1);
     s->drawn = false;
     s->n_top = (size_t)(s->o.n_top < s->n_vocab ? s->o.n_top : s->n_vocab);
     for (size_t i = 0; i < s->n_top; i++)
         s->top[i] = (sobre_token_prob){.id = top[2 * i], .logprob = bits_float(top[2 * i + 1])};
     *ret_id = id;
     *ret_logprob = bits_float(result[SOBRE_SAMPLE_LOGPROB]);
-    return true;
+    return SOBRE_OK;
 }

@@ -22,9 +22,9 @@ sobre_status sampler_pick(sampler *s, const float *logits, const int32_t *histor
  * it is kept for that pick, wherever it is made. Where a device could not do what the options ask
  * for, it says so. */
 void sampler_params(sampler *s, const int32_t *history, int32_t n_history, int32_t *ret_params);
-/* Takes a row of what came back [SOBRE_SAMPLE_RESULT_SIZE] as the pick; false: it is undetermined,
- * and sampler_pick() must be asked. */
-bool sampler_take(sampler *s, const int32_t *result, int32_t *ret_id, float *ret_logprob);
+/* Takes a row of what came back [SOBRE_SAMPLE_RESULT_SIZE] as the pick, if its status is PICKED.
+ * Else it takes sampler_pick(). */
+sobre_status sampler_take(sampler *s, const int32_t *result, int32_t *ret_id, float *ret_logprob);
 /* The n_top most likely tokens of the last pick, most likely first. */
 const sobre_token_prob *sampler_top(const sampler *s, size_t *ret_n);
 

@@ -127,6 +127,8 @@ void sobre_session_close(sobre_session *session)
     mem_free(ctx, s->run_pos);
     mem_free(ctx, s->run_rows);
     mem_free(ctx, s->run_embd);
+    mem_free(ctx, s->sampling);
+    mem_free(ctx, s->picks);
     mem_free(ctx, s->submitted);
     mem_pages_free(ctx, s->kept, s->kept_size);
     sobre_model *model = s->model;

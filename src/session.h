@@ -48,6 +48,14 @@ typedef struct session_item {
 
 typedef enum session_job { JOB_NONE, JOB_BATCH, JOB_STEP } session_job;
 
+/* What a plan takes and gives. */
+typedef enum plan_kind {
+    PLAN_IDS,    /* ids to logits */
+    PLAN_EMBD,   /* embeddings to logits */
+    PLAN_SAMPLE, /* ids to tokens that the device samples */
+    N_PLAN_KINDS,
+} plan_kind;
+
 enum { N_COL_BUCKETS = 6, N_ROW_BUCKETS = 3 };
 
 struct sobre_session {
@@ -64,7 +72,7 @@ struct sobre_session {
     bool on_device;
     uint32_t generation;
     cache cache;
-    plan *plans[2][N_COL_BUCKETS][N_ROW_BUCKETS]; /* from ids, from embeddings */
+    plan *plans[N_PLAN_KINDS][N_COL_BUCKETS][N_ROW_BUCKETS];
 
     kv_table kv;
     session_seq *seqs;   /* [n_seq] */
@@ -79,6 +87,12 @@ struct sobre_session {
     size_t n_logits;
     float *kept;
     size_t kept_size; /* bytes */
+
+    /* Where the device samples, for each item of a step; `logits` then holds only the rows of those
+     * that are undetermined. */
+    bool sampled;      /* by the last run */
+    int32_t *sampling; /* [n_seq, SOBRE_SAMPLE_PARAMS_SIZE], once it was asked for */
+    int32_t *picks;    /* [n_seq, SOBRE_SAMPLE_RESULT_SIZE], likewise */
 
     /* Owner's. */
     worker *worker; /* NULL until something runs in the background */
@@ -114,8 +128,9 @@ sobre_status session_return(sobre_session *s, sobre_status status);
 sobre_status session_check_batch(sobre_session *s, const sobre_entry *entries, size_t n_entries);
 /* Evaluates a checked batch; a failure restores every sequence. */
 sobre_status session_eval_batch(sobre_session *s, const sobre_entry *entries, size_t n_entries);
-/* Evaluates the waiting ids of items[0 .. n_items - 1] and keeps logits. */
-sobre_status session_run(sobre_session *s, int32_t n_items);
+/* Evaluates the waiting ids of items[0 .. n_items - 1] and keeps logits. With `sample` every item
+ * wants its last row and has a sampler: where the device can, it samples (s->sampled). */
+sobre_status session_run(sobre_session *s, int32_t n_items, bool sample);
 /* Makes room for n more ids by dropping the older half of what follows the first n_keep. */
 sobre_status session_shift(sobre_session *s, int32_t seq, int32_t n);
 /* Allocates the cache on the device. */

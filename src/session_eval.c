@@ -82,10 +82,11 @@ sobre_status session_attach(sobre_session *s)
 }
 
 /* The plan for a run, compiled on first use. */
-static sobre_status find_plan(sobre_session *s, bool embd, int32_t n_cols, int32_t n_rows,
+static sobre_status find_plan(sobre_session *s, plan_kind kind, int32_t n_cols, int32_t n_rows,
                               plan **ret_plan)
 {
     const sobre_model *m = s->model;
+    const sobre_graph *graphs[N_PLAN_KINDS] = {m->fused, m->fused_embd, m->fused_sample};
     int32_t c = 0, r, cols, rows;
     plan **found;
 
@@ -94,7 +95,7 @@ static sobre_status find_plan(sobre_session *s, bool embd, int32_t n_cols, int32
     const int32_t row_buckets[N_ROW_BUCKETS] = {1, cols < 32 ? cols : 32, cols};
     for (r = 0; row_buckets[r] < n_rows;) r++;
     rows = row_buckets[r];
-    found = &s->plans[embd][c][r];
+    found = &s->plans[kind][c][r];
     if (!*found) {
         const plan_options o = {
             .devices = &m->devices,
@@ -107,7 +108,7 @@ static sobre_status find_plan(sobre_session *s, bool embd, int32_t n_cols, int32
             .n_kv_slots = s->cache.n,
             .n_pages = s->kv.max_pages,
         };
-        TRY(plan_make(s->ctx, embd ? m->fused_embd : m->fused, &o, found));
+        TRY(plan_make(s->ctx, graphs[kind], &o, found));
     }
     *ret_plan = *found;
     return SOBRE_OK;
@@ -212,6 +213,27 @@ static sobre_status check_finite(sobre_session *s, const float *logits, size_t n
                 "overflow (an exact session may help)");
 }
 
+/* Room for all rows of a pass. */
+static sobre_status keep_room(sobre_session *s, const passing *p)
+{
+    uint64_t bytes;
+    size_t size;
+
+    if (!checked_mul(p->n_rows, (uint64_t)s->n_vocab * sizeof(float), &bytes) ||
+        !checked_size(bytes, &size))
+        return fail(s->ctx, SOBRE_OUT_OF_MEMORY,
+                    "%zu rows of logits are more than can be addressed; want fewer", p->n_rows);
+    if (size > s->kept_size) {
+        mem_pages_free(s->ctx, s->kept, s->kept_size);
+        s->kept_size = 0;
+        s->kept = mem_pages_alloc(s->ctx, size, false);
+        if (!s->kept) return SOBRE_OUT_OF_MEMORY;
+        s->kept_size = size;
+    }
+    s->logits = s->kept;
+    return SOBRE_OK;
+}
+
 /* Rows that come with the last chunk stay where the plan put them; earlier ones are copied. */
 static sobre_status keep_rows(sobre_session *s, const passing *p, const float *logits)
 {
@@ -223,23 +245,30 @@ static sobre_status keep_rows(sobre_session *s, const passing *p, const float *l
         s->logits = logits;
         return SOBRE_OK;
     }
-    if (p->rows_done == 0) {
-        uint64_t bytes;
-        size_t size;
-        if (!checked_mul(p->n_rows, (uint64_t)s->n_vocab * sizeof(float), &bytes) ||
-            !checked_size(bytes, &size))
-            return fail(s->ctx, SOBRE_OUT_OF_MEMORY,
-                        "%zu rows of logits are more than can be addressed; want fewer", p->n_rows);
-        if (size > s->kept_size) {
-            mem_pages_free(s->ctx, s->kept, s->kept_size);
-            s->kept_size = 0;
-            s->kept = mem_pages_alloc(s->ctx, size, false);
-            if (!s->kept) return SOBRE_OUT_OF_MEMORY;
-            s->kept_size = size;
-        }
-        s->logits = s->kept;
-    }
+    if (p->rows_done == 0) TRY(keep_room(s, p));
     memcpy(s->kept + p->rows_done * (size_t)s->n_vocab, logits, n * sizeof *logits);
+    return SOBRE_OK;
+}
+
+/* The results of sampling, and the logits of those rows that the host must look at. */
+static sobre_status keep_picks(sobre_session *s, const passing *p, plan *from)
+{
+    const int32_t *picks;
+    int32_t *kept = s->picks + p->rows_done * SOBRE_SAMPLE_RESULT_SIZE;
+
+    if (!p->n_run_rows) return SOBRE_OK;
+    TRY(exec_picks(from, p->n_run_rows, &picks));
+    memcpy(kept, picks, (size_t)p->n_run_rows * SOBRE_SAMPLE_RESULT_SIZE * sizeof *kept);
+    for (int32_t i = 0; i < p->n_run_rows; i++) {
+        const float *logits;
+        if (kept[i * SOBRE_SAMPLE_RESULT_SIZE + SOBRE_SAMPLE_STATUS] == SOBRE_SAMPLE_PICKED)
+            continue;
+        TRY(exec_logits(from, i, &logits));
+        TRY(check_finite(s, logits, (size_t)s->n_vocab));
+        if (!s->logits) TRY(keep_room(s, p));
+        memcpy(s->kept + (p->rows_done + (size_t)i) * (size_t)s->n_vocab, logits,
+               (size_t)s->n_vocab * sizeof *logits);
+    }
     return SOBRE_OK;
 }
 
@@ -248,11 +277,13 @@ static sobre_status run_chunk(sobre_session *s, passing *p)
     const float *logits = NULL;
     int32_t first = p->item;
     plan *chosen;
+    plan_kind kind;
 
     TRY(fill_chunk(s, p));
     if (is_cancelled(s))
         return fail(s->ctx, SOBRE_CANCELLED, "cancelled by sobre_session_cancel()");
-    TRY(find_plan(s, p->embd, p->n_cols, p->n_run_rows, &chosen));
+    kind = s->sampled ? PLAN_SAMPLE : p->embd ? PLAN_EMBD : PLAN_IDS;
+    TRY(find_plan(s, kind, p->n_cols, p->n_run_rows, &chosen));
     const exec_batch batch = {
         .n_cols = p->n_cols,
         .n_rows = p->n_run_rows,
@@ -261,12 +292,13 @@ static sobre_status run_chunk(sobre_session *s, passing *p)
         .embd = p->embd ? s->run_embd : NULL,
         .pos = s->run_pos,
         .rows = s->run_rows,
+        .sampling = s->sampled ? s->sampling + p->rows_done * SOBRE_SAMPLE_PARAMS_SIZE : NULL,
         .seqs = s->run_seqs,
         .cancelled = is_cancelled,
         .cancelled_user = s,
     };
     TRY(exec_run(chosen, &batch, &logits));
-    TRY(keep_rows(s, p, logits));
+    TRY(s->sampled ? keep_picks(s, p, chosen) : keep_rows(s, p, logits));
     for (int32_t i = 0; i < p->n_run_seqs; i++)
         kv_advance(&s->kv, s->items[first + i].seq, s->run_seqs[i].n_cols);
     p->rows_done += (size_t)p->n_run_rows;
@@ -290,12 +322,31 @@ static sobre_status check_replay(sobre_session *s, int32_t n_items)
     return SOBRE_OK;
 }
 
-static sobre_status run_all(sobre_session *s, int32_t n_items)
+/* What the device needs to know to sample for each item. */
+static sobre_status fill_sampling(sobre_session *s, int32_t n_items)
+{
+    size_t n_seq = (size_t)s->n_seq;
+
+    if (!s->sampling)
+        s->sampling = mem_alloc(s->ctx, n_seq, SOBRE_SAMPLE_PARAMS_SIZE * sizeof *s->sampling);
+    if (!s->picks) s->picks = mem_alloc(s->ctx, n_seq, SOBRE_SAMPLE_RESULT_SIZE * sizeof *s->picks);
+    if (!s->sampling || !s->picks) return SOBRE_OUT_OF_MEMORY;
+    for (int32_t i = 0; i < n_items; i++) {
+        const session_seq *q = &s->seqs[s->items[i].seq];
+        sampler_params(q->sampler, q->ids, q->n_ids,
+                       s->sampling + (size_t)i * SOBRE_SAMPLE_PARAMS_SIZE);
+    }
+    return SOBRE_OK;
+}
+
+static sobre_status run_all(sobre_session *s, int32_t n_items, bool sample)
 {
     passing p = {.n_items = n_items};
     uint64_t begin = os_now_ns(), n_cols = 0;
 
     TRY(check_replay(s, n_items));
+    s->sampled = sample && s->model->fused_sample;
+    if (s->sampled) TRY(fill_sampling(s, n_items));
     for (int32_t i = 0; i < n_items; i++) {
         const session_item *item = &s->items[i];
         const session_seq *q = &s->seqs[item->seq];
@@ -304,19 +355,19 @@ static sobre_status run_all(sobre_session *s, int32_t n_items)
         if (item->want == SOBRE_WANT_ALL) p.n_rows += (size_t)(q->n_ids - item->n_before);
     }
     while (p.item < n_items) TRY(run_chunk(s, &p));
-    s->n_logits = p.n_rows;
+    s->n_logits = s->sampled ? 0 : p.n_rows;
     bool decode = n_cols == (uint64_t)n_items;
     *(decode ? &s->stats.n_decode : &s->stats.n_prefill) += n_cols;
     *(decode ? &s->stats.decode_ns : &s->stats.prefill_ns) += os_now_ns() - begin;
     return SOBRE_OK;
 }
 
-sobre_status session_run(sobre_session *s, int32_t n_items)
+sobre_status session_run(sobre_session *s, int32_t n_items, bool sample)
 {
     s->logits = NULL;
     s->n_logits = 0;
     TRY(run_begin(s));
-    sobre_status status = run_all(s, n_items);
+    sobre_status status = run_all(s, n_items, sample);
     run_end(s);
     if (status < 0) { /* what was reserved, but not used, goes back */
         for (int32_t i = 0; i < n_items; i++) {
@@ -441,7 +492,7 @@ sobre_status session_eval_batch(sobre_session *s, const sobre_entry *entries, si
         status = take_entry(s, &entries[n], &s->items[n]);
         n++;
     }
-    if (status >= 0) status = session_run(s, n);
+    if (status >= 0) status = session_run(s, n, false);
     for (int32_t i = 0; i < n; i++) {
         if (status < 0) restore(s, &s->items[i]);
         mem_free(s->ctx, s->items[i].saved);

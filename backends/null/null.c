@@ -211,6 +211,7 @@ static int supports(sobre_device *device, const sobre_value *values, const sobre
 {
     const null_control *control = device->control;
     if (control->unsupported >> node->op & 1) return 0;
+    if (node->op == SOBRE_OP_SAMPLE) return control->samples;
     return !control->simple_only || !is_fused(node);
 }
 
