@@ -17,7 +17,8 @@ bool gpu_rows_supports(const sobre_device *device, const sobre_value *values,
         const sobre_value *table = &values[node->in[SOBRE_EMBED_TABLE]];
         sobre_weight weight = gpu_weight_of(table, SOBRE_WEIGHT_TABLE);
         gpu_layout layout;
-        return table->kind == SOBRE_VALUE_WEIGHT && gpu_layout_of(&weight, &layout);
+        /* The kernel counts words of quants in uints. */
+        return gpu_layout_of(&weight, &layout) && layout.quants_size / 4 <= UINT32_MAX;
     }
     case SOBRE_OP_GATHER:
     case SOBRE_OP_NORM:
