@@ -187,10 +187,9 @@ bool gpu_layout_of(const sobre_weight *weight, gpu_layout *ret_layout)
         layout.size = layout.quants_size;
         layout.scales_at = 0;
     }
-    /* Kernels count 16 bytes of quants, and 2 bytes of scales from the begin, in ints; f16 without
-     * scales in uints. */
-    uint64_t largest = scales > 0 || layout.type == W_F16 ? 2 : layout.type == W_F32 ? 16 : 4;
-    if (layout.size / largest > INT32_MAX) return false;
+    /* Kernels count in ints: scales from the begin, and elements of floats. */
+    uint64_t unit = layout.type < 0 || layout.type == W_F32 ? sizeof(float) : sizeof(uint16_t);
+    if (layout.size / unit > INT32_MAX) return false;
     *ret_layout = layout;
     return true;
 }
