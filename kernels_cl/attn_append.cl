@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+/* What attention does to q and k before it looks at the cache, and the cache's growth by k and v.
+ *
+ *   KV_F16  the cache is f16, else f32 (default 1) */
+#ifndef KV_F16
+#define KV_F16 1
+#endif
+
+#include "portable.h"
+#include "attn.h"
+#include "rope.h"
+
+/* 1 / root mean square of n numbers, of which work-item i has summed up its squares in `sum`. All
+ * of the group must come by; `scratch` is [ATTN_APPEND_GROUP]. */
+FN float head_scale(float sum, int n, float eps, LOCAL float *scratch)
+{
+    int lane = LOCAL_ID;
+    scratch[lane] = sum;
+    BARRIER();
+    for (int width = ATTN_APPEND_GROUP / 2; width > 0; width /= 2) {
+        if (lane < width) scratch[lane] += scratch[lane + width];
+        BARRIER();
+    }
+    return RSQRT(scratch[0] / (float)n + eps);
+}
+
+/* The dim that is rotated together with dim d < n_dims. */
+FN int rope_partner(int kind, int d, int n_dims)
+{
+    int n_pairs = n_dims / 2;
+    if (kind == ATTN_ROPE_PAIRS) return d ^ 1;
+    return d < n_pairs ? d + n_pairs : d - n_pairs;
+}
+
+/* Dim d of the head at x after norm and RoPE; `scale` is that of the norm, w_at -1: no weight. */
+FN float head_dim_ready(GLOBAL const float *x, uint x_at, int d, float scale, GLOBAL const float *w,
+                        int w_at, int rope_kind, int n_dims, int pos, GLOBAL const float *freqs,
+                        int freqs_at, GLOBAL const float *factors, int factors_at)
+{
+    float a = x[x_at + (uint)d] * scale;
+    if (w_at >= 0) a *= w[w_at + d];
+    if (rope_kind == ATTN_ROPE_NONE || d >= n_dims) return a;
+    int e = rope_partner(rope_kind, d, n_dims);
+    int first = d < e ? d : e;
+    int pair = rope_kind == ATTN_ROPE_PAIRS ? first / 2 : first;
+    float b = x[x_at + (uint)e] * scale;
+    if (w_at >= 0) b *= w[w_at + e];
+    float2 r = rope_angle(pos, freqs[freqs_at + 2 * pair], freqs[freqs_at + 2 * pair + 1],
+                          factors_at < 0 ? 1.0f : factors[factors_at + pair]);
+    return d < e ? a * r.x - b * r.y : a * r.x + b * r.y;
+}
+
+/*
+ * A group takes one head of one column: of q, whose heads come first if q_at is not -1, then of k,
+ * then of v, if k_at is not -1. q, q_out [T, n_head * head_dim]; k, v [T, n_head_kv * head_dim].
+ * freqs [n_dims / 2, 2] and factors [n_dims / 2]: see rope.h. page_size in octets.
+ */
+KERNEL(ATTN_APPEND_GROUP)
+attn_append(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int q_at,
+            GLOBAL const float *RESTRICT k, int k_at, GLOBAL const float *RESTRICT v, int v_at,
+            GLOBAL const int *RESTRICT pos, int pos_at, GLOBAL const float *RESTRICT freqs,
+            int freqs_at, GLOBAL const float *RESTRICT factors, int factors_at,
+            GLOBAL const float *RESTRICT q_norm, int q_norm_at, GLOBAL const float *RESTRICT k_norm,
+            int k_norm_at, GLOBAL float *RESTRICT q_out, int q_out_at, GLOBAL KV_T *RESTRICT kv,
+            int kv_at, int page_size, int n_head, int n_head_kv, int head_dim, int norm, float eps,
+            int rope_kind, int n_dims)
+{
+    LOCAL_ARRAY float scratch[ATTN_APPEND_GROUP];
+    int lane = LOCAL_ID;
+    int col = GROUP_X;
+    int head = GROUP_Y;
+    int n_q = q_at < 0 ? 0 : n_head;
+    if (head >= n_q + n_head_kv) { /* v: copied */
+        head -= n_q + n_head_kv;
+    } else if (head >= n_q) {
+        head -= n_q;
+    }
+    int is_q = GROUP_Y < n_q;
+    int is_v = GROUP_Y >= n_q + n_head_kv;
+    uint octets = (uint)head_dim / 8u;
+
+    uint slot = 0; /* octet of the column's position, for dims 0 to 7 */
+    uint step = 0; /* to the next 8 dims */
+    if (!is_q) {
+        GLOBAL const int *seq = run + run[RUN_SEQ_AT] + run[run[RUN_COL_AT] + col] * RUN_SEQ_SIZE;
+        uint at = (uint)(seq[RUN_SEQ_POS] + col - seq[RUN_SEQ_COL]);
+        uint id = (uint)run[run[RUN_PAGE_AT] + seq[RUN_SEQ_PAGES] + (int)(at / RUN_PAGE)];
+        uint page = (uint)kv_at + id * (uint)page_size;
+        uint in_page = at % RUN_PAGE;
+        slot = is_v ? kv_v_octet(page, (uint)head, octets, (uint)n_head_kv) + in_page * octets
+                    : kv_k_octet(page, (uint)head, octets) + in_page;
+        step = is_v ? 1u : (uint)RUN_PAGE;
+    }
+    if (is_v) {
+        uint from = (uint)v_at + (uint)(col * n_head_kv + head) * (uint)head_dim;
+        for (int d = lane; d < head_dim; d += ATTN_APPEND_GROUP)
+            kv_store(v[from + (uint)d], kv, slot + (uint)d / 8u * step, (uint)d % 8u);
+    } else {
+        GLOBAL const float *x = is_q ? q : k;
+        GLOBAL const float *w = is_q ? q_norm : k_norm;
+        int w_at = is_q ? q_norm_at : k_norm_at;
+        uint row = (uint)(col * (is_q ? n_head : n_head_kv) + head) * (uint)head_dim;
+        uint from = (uint)(is_q ? q_at : k_at) + row;
+        int at = rope_kind == ATTN_ROPE_NONE ? 0 : pos[pos_at + col];
+        float scale = 1.0f;
+        if (norm) {
+            float sum = 0.0f;
+            for (int d = lane; d < head_dim; d += ATTN_APPEND_GROUP) {
+                float e = x[from + (uint)d];
+                sum = FMA(e, e, sum);
+            }
+            scale = head_scale(sum, head_dim, eps, scratch);
+        }
+        for (int d = lane; d < head_dim; d += ATTN_APPEND_GROUP) {
+            float y = head_dim_ready(x, from, d, scale, w, w_at, rope_kind, n_dims, at, freqs,
+                                     freqs_at, factors, factors_at);
+            if (is_q)
+                q_out[(uint)q_out_at + row + (uint)d] = y;
+            else
+                kv_store(y, kv, slot + (uint)d / 8u * step, (uint)d % 8u);
+        }
+    }
+}

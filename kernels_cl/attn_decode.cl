@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Attention of runs in which every sequence brings one column: positions are split over groups, and
+ * what the groups found is merged (attn_merge.cl). Split-KV after Dao et al. 2023,
+ * "Flash-Decoding"; online softmax after Milakov and Gimelshein 2018, arXiv:1805.02867.
+ *
+ *   KV_F16  the cache is f16, else f32 (default 1)
+ *   HD_MAX  the most that head_dim may be, a power of two (default 64)
+ */
+#ifndef KV_F16
+#define KV_F16 1
+#endif
+#ifndef HD_MAX
+#define HD_MAX 64
+#endif
+
+#include "portable.h"
+#include "attn.h"
+
+#define HEADS  ATTN_DECODE_HEADS
+#define GROUP  ATTN_DECODE_GROUP
+#define TILE   256             /* positions between two softmaxes */
+#define LANES  (GROUP / HEADS) /* work-items that share a head's softmax */
+#define STRIDE (TILE + LANES)  /* of a head's scores: two heads in different banks */
+
+/*
+ * A group takes up to HEADS of the n_head / n_head_kv query heads of a KV head (`n_chunks` groups
+ * share a KV head), and one of n_splits runs of pages: GROUP_X is (KV head, chunk, split), GROUP_Y
+ * the sequence. q, out [T, n_head * head_dim].
+ *
+ * With one split and ml_at -1 it writes the result. Otherwise out is [n_seq, n_head, n_splits,
+ * head_dim], sums that are not divided yet, and ml [n_seq, n_head, n_splits, 2], the largest score
+ * and the sum of weights; where that is 0, out was not written. page_size in octets; slopes
+ * [n_head] or missing; see attn_score().
+ */
+KERNEL(GROUP)
+attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int q_at,
+            GLOBAL const KV_T *RESTRICT kv, int kv_at, int page_size,
+            GLOBAL const float *RESTRICT slopes, int slopes_at, GLOBAL float *RESTRICT out,
+            int out_at, GLOBAL float *RESTRICT ml, int ml_at, int n_head, int n_head_kv,
+            int head_dim, int n_chunks, int n_splits, int window, float q_scale, float cap)
+{
+    LOCAL_ARRAY float4 q_shared[HEADS * HD_MAX / 4]; /* [HEADS][head_dim] */
+    LOCAL_ARRAY float4 s_shared[HEADS * STRIDE / 4]; /* scores, then weights; at the end sums */
+    LOCAL_ARRAY float part[GROUP];
+    LOCAL_ARRAY float shrink[HEADS];
+    LOCAL float *s = (LOCAL float *)s_shared;
+
+    int lane = LOCAL_ID;
+    int split = GROUP_X % n_splits;
+    int chunk = GROUP_X / n_splits % n_chunks;
+    int head_kv = GROUP_X / n_splits / n_chunks;
+    int per_kv = n_head / n_head_kv;
+    int per_chunk = (per_kv + n_chunks - 1) / n_chunks;
+    int n = per_kv - chunk * per_chunk; /* query heads of this group */
+    n = n < per_chunk ? n : per_chunk;
+    int head = head_kv * per_kv + chunk * per_chunk;
+    uint octets = (uint)head_dim / 8u;
+
+    GLOBAL const int *seq = run + run[RUN_SEQ_AT] + GROUP_Y * RUN_SEQ_SIZE;
+    GLOBAL const int *pages = run + run[RUN_PAGE_AT] + seq[RUN_SEQ_PAGES];
+    int col = seq[RUN_SEQ_COL];
+    int query = seq[RUN_SEQ_POS];
+    int end = query + 1; /* of what is seen */
+    int begin = window > 0 && end > window ? end - window : 0;
+    int first_page = begin / RUN_PAGE;
+    int n_pages = (end + RUN_PAGE - 1) / RUN_PAGE - first_page;
+    int per_split = (n_pages + n_splits - 1) / n_splits;
+    int from = (first_page + split * per_split) * RUN_PAGE; /* the split's positions */
+    int to = from + per_split * RUN_PAGE;
+    if (to > end) to = end;
+
+    int row = (GROUP_Y * n_head + head) * n_splits + split; /* of the partial results */
+    if (from >= to) {
+        if (lane < n) {
+            ml[ml_at + (row + lane * n_splits) * 2] = LOWEST;
+            ml[ml_at + (row + lane * n_splits) * 2 + 1] = 0.0f;
+        }
+        return;
+    }
+
+    uint q_first = (uint)q_at + (uint)(col * n_head + head) * (uint)head_dim;
+    for (int i = lane; i < n * head_dim; i += GROUP)
+        ((LOCAL float *)q_shared)[i] = q[q_first + (uint)i] * q_scale;
+
+    /* In the softmax LANES work-items share a head; in the sum over V a work-item owns 4 dims, and
+     * n_teams of those share the positions. */
+    int soft_head = lane / LANES;
+    int soft_lane = lane % LANES;
+    float most = LOWEST;
+    float total = 0.0f; /* of this work-item's weights */
+    int quads = head_dim / 4;
+    int team = lane / quads;
+    int quad = lane - team * quads;
+    int n_teams = GROUP / quads;
+    float acc[HEADS][4];
+    UNROLL
+    for (int h = 0; h < HEADS; h++) acc[h][0] = acc[h][1] = acc[h][2] = acc[h][3] = 0.0f;
+    BARRIER();
+
+    for (int tile = from; tile < to; tile += TILE) {
+        /* Scores: each work-item takes two positions. Those past the end repeat the last one. */
+        {
+            int pos0 = tile + lane;
+            int pos1 = pos0 + GROUP;
+            uint at0 = (uint)(pos0 < to ? pos0 : to - 1);
+            uint at1 = (uint)(pos1 < to ? pos1 : to - 1);
+            uint page0 = (uint)kv_at + (uint)pages[at0 / RUN_PAGE] * (uint)page_size;
+            uint page1 = (uint)kv_at + (uint)pages[at1 / RUN_PAGE] * (uint)page_size;
+            uint k0 = kv_k_octet(page0, (uint)head_kv, octets) + at0 % RUN_PAGE;
+            uint k1 = kv_k_octet(page1, (uint)head_kv, octets) + at1 % RUN_PAGE;
+            float dot0[HEADS];
+            float dot1[HEADS];
+            UNROLL
+            for (int h = 0; h < HEADS; h++) dot0[h] = dot1[h] = 0.0f;
+            for (uint c = 0; c < octets; c++) {
+                float4 a0 = kv_load4(kv, k0 + c * RUN_PAGE, 0u);
+                float4 a1 = kv_load4(kv, k0 + c * RUN_PAGE, 1u);
+                float4 b0 = kv_load4(kv, k1 + c * RUN_PAGE, 0u);
+                float4 b1 = kv_load4(kv, k1 + c * RUN_PAGE, 1u);
+                UNROLL
+                for (int h = 0; h < HEADS; h++) {
+                    if (h < n) {
+                        float4 q0 = q_shared[h * quads + (int)c * 2];
+                        float4 q1 = q_shared[h * quads + (int)c * 2 + 1];
+                        dot0[h] = dot4(a1, q1, dot4(a0, q0, dot0[h]));
+                        dot1[h] = dot4(b1, q1, dot4(b0, q0, dot1[h]));
+                    }
+                }
+            }
+            int seen0 = pos0 >= begin && pos0 < to;
+            int seen1 = pos1 >= begin && pos1 < to;
+            UNROLL
+            for (int h = 0; h < HEADS; h++) {
+                if (h < n) {
+                    float slope = slopes_at < 0 ? 0.0f : slopes[slopes_at + head + h];
+                    s[h * STRIDE + lane] =
+                        seen0 ? attn_score(dot0[h], cap, slope, query - pos0) : LOWEST;
+                    s[h * STRIDE + lane + GROUP] =
+                        seen1 ? attn_score(dot1[h], cap, slope, query - pos1) : LOWEST;
+                }
+            }
+        }
+        BARRIER();
+
+        /* Weights. */
+        float high = LOWEST;
+        if (soft_head < n)
+            for (int i = soft_lane; i < TILE; i += LANES)
+                high = FMAX(high, s[soft_head * STRIDE + i]);
+        part[lane] = high;
+        BARRIER();
+        if (soft_head < n) {
+            float before = most;
+            for (int i = 0; i < LANES; i++) most = FMAX(most, part[soft_head * LANES + i]);
+            float less = EXP2(before - most);
+            total *= less;
+            for (int i = soft_lane; i < TILE; i += LANES) {
+                float score = s[soft_head * STRIDE + i];
+                float weight = score > LOWEST ? EXP2(score - most) : 0.0f;
+                s[soft_head * STRIDE + i] = weight;
+                total += weight;
+            }
+            if (soft_lane == 0) shrink[soft_head] = less;
+        }
+        BARRIER();
+
+        /* The sum over V, four positions at a time; they share a page. */
+        if (team < n_teams) {
+            UNROLL
+            for (int h = 0; h < HEADS; h++) {
+                if (h < n) {
+                    float less = shrink[h];
+                    UNROLL
+                    for (int d = 0; d < 4; d++) acc[h][d] *= less;
+                }
+            }
+            int n_pos = to - tile < TILE ? to - tile : TILE;
+            for (int i = team * 4; i < n_pos; i += n_teams * 4) {
+                uint at = (uint)(tile + i);
+                uint page = (uint)kv_at + (uint)pages[at / RUN_PAGE] * (uint)page_size;
+                uint v = kv_v_octet(page, (uint)head_kv, octets, (uint)n_head_kv) +
+                         at % RUN_PAGE * octets + (uint)quad / 2u;
+                uint second = (uint)quad % 2u;
+                /* Weights past the end are 0, but V there may be NaN: the last one stands in. */
+                int rest = n_pos - 1 - i;
+                float4 v0 = kv_load4(kv, v, second);
+                float4 v1 = kv_load4(kv, v + (uint)(rest < 1 ? rest : 1) * octets, second);
+                float4 v2 = kv_load4(kv, v + (uint)(rest < 2 ? rest : 2) * octets, second);
+                float4 v3 = kv_load4(kv, v + (uint)(rest < 3 ? rest : 3) * octets, second);
+                UNROLL
+                for (int h = 0; h < HEADS; h++) {
+                    if (h < n) {
+                        float4 w = s_shared[(h * STRIDE + i) / 4];
+                        acc[h][0] = FMA(w.w, v3.x,
+                                        FMA(w.z, v2.x, FMA(w.y, v1.x, FMA(w.x, v0.x, acc[h][0]))));
+                        acc[h][1] = FMA(w.w, v3.y,
+                                        FMA(w.z, v2.y, FMA(w.y, v1.y, FMA(w.x, v0.y, acc[h][1]))));
+                        acc[h][2] = FMA(w.w, v3.z,
+                                        FMA(w.z, v2.z, FMA(w.y, v1.z, FMA(w.x, v0.z, acc[h][2]))));
+                        acc[h][3] = FMA(w.w, v3.w,
+                                        FMA(w.z, v2.w, FMA(w.y, v1.w, FMA(w.x, v0.w, acc[h][3]))));
+                    }
+                }
+            }
+        }
+        BARRIER();
+    }
+
+    /* Teams are added up, four heads at a time, as many as there is room for. */
+    part[lane] = total;
+    if (soft_head < n && soft_lane == 0) shrink[soft_head] = most;
+    UNROLL
+    for (int h = 0; h < HEADS; h += 4) {
+        if (h < n) {
+            BARRIER();
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                float4 x;
+                x.x = acc[h + i][0];
+                x.y = acc[h + i][1];
+                x.z = acc[h + i][2];
+                x.w = acc[h + i][3];
+                s_shared[i * GROUP + lane] = x;
+            }
+            BARRIER();
+            int n_heads = n - h < 4 ? n - h : 4;
+            for (int i = lane; i < n_heads * head_dim; i += GROUP) {
+                int g = i / head_dim;
+                int d = i - g * head_dim;
+                float sum = 0.0f;
+                for (int t = 0; t < n_teams; t++) sum += s[g * GROUP * 4 + t * head_dim + d];
+                g += h;
+                float weights = 0.0f;
+                for (int t = 0; t < LANES; t++) weights += part[g * LANES + t];
+                if (ml_at < 0) {
+                    out[(uint)out_at + (uint)(col * n_head + head + g) * (uint)head_dim + (uint)d] =
+                        weights > 0.0f ? sum / weights : 0.0f;
+                } else {
+                    int at = row + g * n_splits;
+                    out[(uint)out_at + (uint)at * (uint)head_dim + (uint)d] = sum;
+                    if (d == 0) {
+                        ml[ml_at + at * 2] = shrink[g];
+                        ml[ml_at + at * 2 + 1] = weights;
+                    }
+                }
+            }
+        }
+    }
+}
