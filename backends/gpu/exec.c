@@ -15,7 +15,9 @@ enum { WORK_ALIGN = 256 };
 struct sobre_exec {
     sobre_device *device;
     gpu_launch *launches;
-    int32_t n_launches, n_measured, n_decode;
+    int32_t n_launches, n_measured;
+    int32_t n_decode;            /* of a decoding run */
+    int32_t n_before_rows;       /* launches of a run that wants no rows */
     sobre_buffer *work, *consts; /* NULL: there are none */
     sobre_buffer *table;         /* the run table */
     int32_t *run;                /* its next content */
@@ -265,11 +267,7 @@ void gpu_add_gemm(gpu_builder *b, const sobre_node *node, const gpu_gemm *gemm, 
                   uint32_t when)
 {
     gpu_launch launch = {.gemm = *gemm, .gemm_m = m, .when = when, .layer = node->layer};
-    if (!can_add(b)) return;
-    gpu_mem **const mems[] = {&launch.gemm.a, &launch.gemm.b, &launch.gemm.c, &launch.gemm.work};
-    for (size_t i = 0; i < sizeof mems / sizeof *mems && b->exec && b->exec->work; i++)
-        if (!*mems[i]) *mems[i] = b->exec->work->mem;
-    add_launch(b, &launch);
+    if (can_add(b)) add_launch(b, &launch);
 }
 
 int32_t gpu_in(const sobre_node *node, int32_t slot)
@@ -303,6 +301,9 @@ static sobre_status walk(gpu_builder *b)
         const sobre_node *node = &b->program->nodes[i];
         b->node = node;
         b->work_used = 0;
+        /* What follows only serves rows that are wanted. */
+        if (b->exec && b->exec->n_before_rows < 0 && gpu_count_of(b, node->out[0]) == GPU_ROWS)
+            b->exec->n_before_rows = b->exec->n_launches;
         switch (node->op) {
         case SOBRE_OP_MATMUL: gpu_mm_build(b, node); break;
         case SOBRE_OP_ATTENTION: gpu_attn_build(b, node); break;
@@ -396,6 +397,7 @@ static sobre_status compile(gpu_builder *b, sobre_exec *e)
     b->exec = e;
     GPU_TRY(walk(b));
     e->has_pages = b->program->n_pages > 0;
+    if (e->n_before_rows < 0) e->n_before_rows = e->n_launches;
     for (int32_t i = 0; i < e->n_launches; i++)
         if (!(e->launches[i].when & (GPU_WHEN_PREFILL | GPU_WHEN_BLAS))) e->n_decode++;
     return SOBRE_OK;
@@ -407,6 +409,7 @@ sobre_status gpu_compile(sobre_device *device, const sobre_program *program, sob
     sobre_exec *e = host->alloc(host->context, sizeof *e, _Alignof(sobre_exec));
     if (!e) return SOBRE_OUT_OF_MEMORY;
     e->device = device;
+    e->n_before_rows = -1;
     gpu_builder b = {.device = device, .program = program, .mode = GPU_MEASURE};
     sobre_status status = compile(&b, e);
     builder_free(&b);
@@ -539,7 +542,8 @@ sobre_status gpu_run(sobre_exec *exec, const sobre_run *run)
                           (int)run->n_cols, (int)run->n_seqs);
     GPU_TRY(gpu_write(exec->table, 0, exec->run, (uint64_t)n * sizeof *exec->run));
     uint32_t hold = conditions(d, run);
-    for (int32_t i = 0; i < exec->n_launches; i++) {
+    int32_t n_launches = run->n_rows == 0 ? exec->n_before_rows : exec->n_launches;
+    for (int32_t i = 0; i < n_launches; i++) {
         const gpu_launch *l = &exec->launches[i];
         if (i > 0 && l->layer != l[-1].layer) GPU_TRY(check_cancelled(host, run));
         if ((l->when & ~hold) == 0) GPU_TRY(launch(exec, l));

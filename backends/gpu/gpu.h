@@ -194,8 +194,7 @@ gpu_variant gpu_variant_of(const char *file, const char *entry, int32_t group, c
                            ...);
 void gpu_add(gpu_builder *b, const sobre_node *node, const gpu_variant *variant,
              const gpu_args *args, gpu_extent x, gpu_extent y, uint32_t when);
-/* Adds a product by the library; m, the rows of A and C, are `m` of the run. Memory that is NULL is
- * the workspace. */
+/* Adds a product by the library; m, the rows of A and C, are `m` of the run. */
 void gpu_add_gemm(gpu_builder *b, const sobre_node *node, const gpu_gemm *gemm, gpu_count m,
                   uint32_t when);
 void gpu_fail(gpu_builder *b, sobre_status status, const char *format, ...);
