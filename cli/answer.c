@@ -38,6 +38,17 @@ int answer_fail(const app *a, sobre_status status)
     return CODE_FULL;
 }
 
+/* The next event; a device that fails is replaced by the CPU if that is wanted, where the session
+ * evaluates its tokens again. */
+static sobre_status next_event(app *a, const sobre_event **ret_event)
+{
+    sobre_status status;
+    do {
+        status = sobre_session_next(a->session, -1, ret_event);
+    } while (status < 0 && app_fall_back(a, &status));
+    return status;
+}
+
 int answer_run(app *a, uint64_t start_ns, bool quiet, bool want_logprobs, answer *ret_answer)
 {
     answer r = {.ids = quiet ? json_array() : NULL,
@@ -49,7 +60,7 @@ int answer_run(app *a, uint64_t start_ns, bool quiet, bool want_logprobs, answer
     int code = CODE_OK;
 
     read_stats(a, &n_before, &before);
-    while ((r.status = sobre_session_next(a->session, -1, &event)) == SOBRE_OK) {
+    while ((r.status = next_event(a, &event)) == SOBRE_OK) {
         if (event->token >= 0 && r.n_tokens++ == 0) {
             r.first_seconds = (double)(os_now_ns() - start_ns) * 1e-9;
             read_stats(a, &n_after, &after);

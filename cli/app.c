@@ -6,6 +6,7 @@
 
 #include "os.h"
 #include "out.h"
+#include "probe.h"
 #include "sys.h"
 
 int app_exit_code(sobre_status status)
@@ -44,13 +45,63 @@ static void on_log(void *user, sobre_log_level level, const char *text)
     if (level > SOBRE_LOG_WARNING && args->verbose) fprintf(stderr, "sobre: %s\n", text);
 }
 
+/* --- Devices */
+
+enum { CPU = 1 }; /* a device's number */
+
+/* A device by name that cannot be used. */
+static int unusable(app *a, const char *name, const char *reason)
+{
+    if (a->args->falls_back) {
+        warn("--device %s cannot be used: %s; the CPU takes its place", name, reason);
+        a->device = CPU;
+        return -1;
+    }
+    complain("--device %s cannot be used: %s; `sobre devices` lists what can, --fallback takes the "
+             "CPU instead",
+             name, reason);
+    return CODE_DEVICE;
+}
+
+static bool is_backend(const char *name)
+{
+    const char *known;
+    for (int32_t i = 0; (known = sobre_backend_name(i)); i++)
+        if (strcmp(known, name) == 0) return true;
+    return false;
+}
+
+/* Loads the drivers of a backend once a child has done so without harm; the CPU has none. */
+static int open_backend(app *a, const char *backend, const char *name, int64_t index)
+{
+    probe p = {0};
+    int32_t n = 0;
+    int code = -1;
+
+    if (strcmp(backend, "cpu") != 0) {
+        code = probe_get(a, true, &p);
+        if (code < 0 && p.fault) code = unusable(a, name, p.fault);
+        probe_free(&p);
+        if (code >= 0 || a->device == CPU) return code;
+    }
+    const sobre_status status = sobre_device_count(a->context, backend, &n);
+    if (status < 0 && status != SOBRE_UNAVAILABLE) return app_fail(a, status);
+    if (status < 0) return unusable(a, name, probe_reason(a, backend));
+    if (index >= n) return unusable(a, name, "there is no such device here");
+    const sobre_status got =
+        sobre_device_get(a->context, backend, (int32_t)index, &a->device, &a->device_info);
+    if (got < 0) return app_fail(a, got);
+    if (!a->device_info->reason) return -1;
+    a->device = 0;
+    return unusable(a, name, a->device_info->reason);
+}
+
 /* "auto", "cpu", "opencl", "opencl:1": a backend and which of its devices. */
 static int find_device(app *a, const char *name)
 {
     const size_t size = strcspn(name, ":");
     char backend[32] = "";
     int64_t index = 0;
-    int32_t n = 0;
 
     if (strcmp(name, "auto") == 0) return -1;
     if (size == 0 || size >= sizeof backend ||
@@ -59,17 +110,73 @@ static int find_device(app *a, const char *name)
         return CODE_USAGE;
     }
     memcpy(backend, name, size);
-    const sobre_status status = sobre_device_count(a->context, backend, &n);
-    if (status < 0 || index >= n) {
-        if (status < 0 && status != SOBRE_UNAVAILABLE && status != SOBRE_INVALID_ARGUMENT)
-            return app_fail(a, status);
-        complain("there is no device \"%s\" here; `sobre devices` lists those there are", name);
+    if (!is_backend(backend)) {
+        complain("there is no device \"%s\"; `sobre devices` lists those there are", name);
         return CODE_DEVICE;
     }
-    const sobre_status got =
-        sobre_device_get(a->context, backend, (int32_t)index, &a->device, &a->device_info);
-    return got < 0 ? app_fail(a, got) : -1;
+    return open_backend(a, backend, name, index);
 }
+
+static bool is_auto(const app *a)
+{
+    return !a->args->device || strcmp(a->args->device, "auto") == 0;
+}
+
+/* Lets the library choose where there is a GPU; else no driver needs to be loaded. */
+static int32_t choose_device(app *a)
+{
+    probe p = {0};
+    const bool free_choice = probe_get(a, true, &p) < 0 && !p.fault && probe_has_gpu(&p);
+
+    probe_free(&p);
+    return free_choice ? 0 : CPU;
+}
+
+/* The number's device; its backend was asked already. */
+static void read_device_info(app *a)
+{
+    const char *backend;
+    int32_t device;
+
+    a->device_info = NULL;
+    for (int32_t b = 0; !a->device_info && (backend = sobre_backend_name(b)); b++) {
+        const sobre_device_info *info;
+        int32_t n = 0;
+
+        if (sobre_device_count(a->context, backend, &n) < 0) continue;
+        for (int32_t i = 0; i < n; i++)
+            if (sobre_device_get(a->context, backend, i, &device, &info) >= 0 &&
+                device == a->device)
+                a->device_info = info;
+    }
+}
+
+/* What another device may make up for. */
+static bool is_device_failure(sobre_status status)
+{
+    return status == SOBRE_UNAVAILABLE || status == SOBRE_DEVICE || status == SOBRE_DEVICE_LOST ||
+           status == SOBRE_DEVICE_OUT_OF_MEMORY;
+}
+
+bool app_fall_back(app *a, sobre_status *status)
+{
+    if (a->device <= CPU || !is_device_failure(*status) || !(a->args->falls_back || is_auto(a)))
+        return false;
+    warn("%s: %s; the CPU goes on", a->device_info ? a->device_info->name : "the device",
+         sobre_error(a->context));
+    a->device = a->fit.device = CPU;
+    a->fit.n_layer = 0;
+    a->fit.limit = 0; /* it was the device's */
+    read_device_info(a);
+    if (!a->loaded) return true;
+    a->loaded = false;
+    *status = sobre_model_unload(a->model);
+    if (*status >= 0) *status = sobre_model_load(a->model, &a->fit, NULL);
+    a->loaded = *status >= 0;
+    return a->loaded;
+}
+
+/* --- Opening */
 
 int app_open(app *a, const common_args *args)
 {
@@ -79,8 +186,10 @@ int app_open(app *a, const common_args *args)
         .log = on_log,
         .log_user = (void *)args,
         .cache_dir = cache,
+        .plugin_dir = args->plugins,
         .n_threads = args->n_threads,
         .cpu_isa = (sobre_cpu_isa)args->isa,
+        .blas = (sobre_blas)args->blas,
     };
 
     a->args = args;
@@ -110,14 +219,16 @@ int app_open_model(app *a, const char *name)
     return code >= 0 ? code : app_open_source(a, SOBRE(source, .path = a->path), a->path);
 }
 
-sobre_fit_options app_fit_options(const app *a)
+sobre_fit_options app_fit_options(app *a)
 {
+    if (a->device == 0) a->device = choose_device(a);
     return (sobre_fit_options){
         .struct_size = sizeof(sobre_fit_options),
         .device = a->device,
         .n_ctx = a->args->n_ctx,
         .kv_type = a->args->exact ? SOBRE_KV_F32 : (sobre_kv_type)a->args->kv_type,
         .limit = a->args->limit,
+        .n_layer = a->device == CPU ? 0 : a->args->n_layer,
     };
 }
 
@@ -132,21 +243,15 @@ sobre_session_options app_session_options(const app *a)
 int app_fit(app *a, const sobre_fit_options *fit, sobre_placement *ret_placement)
 {
     sobre_placement placement = SOBRE_INIT(placement);
-    const sobre_status status = sobre_model_fit(a->model, fit, &placement);
-    int32_t n = 0;
+    sobre_status status;
 
+    a->fit = *fit;
+    do {
+        status = sobre_model_fit(a->model, &a->fit, &placement);
+    } while (status < 0 && app_fall_back(a, &status));
     if (status < 0) return app_fail(a, status);
-    a->device = placement.device;
-    /* The CPU is device 1; asking for it alone loads no driver. */
-    const char *backend = a->device == 1 ? "cpu" : NULL;
-    if (!a->device_info && sobre_device_count(a->context, backend, &n) >= 0)
-        for (int32_t i = 0; i < n; i++) {
-            const sobre_device_info *info;
-            int32_t device;
-            if (sobre_device_get(a->context, backend, i, &device, &info) >= 0 &&
-                device == a->device)
-                a->device_info = info;
-        }
+    a->device = a->fit.device = placement.device;
+    read_device_info(a);
     *ret_placement = placement;
     return -1;
 }
@@ -174,18 +279,33 @@ static int32_t on_progress(void *user, double done)
 int app_load(app *a, const sobre_fit_options *fit)
 {
     progress p = {.start_ns = os_now_ns(), .shows = !a->args->quiet && sys_is_terminal(stderr)};
-    const sobre_status status = sobre_model_load(
-        a->model, fit, SOBRE(load_options, .progress = on_progress, .progress_user = &p));
+    sobre_placement placement;
+    sobre_status status;
 
-    if (p.last_ns) fprintf(stderr, "\r%*s\r", (int)sizeof "loading 100 %", "");
+    a->fit = *fit;
+    if (a->device != CPU) { /* which one it is must be known if it fails */
+        const int code = app_fit(a, fit, &placement);
+        if (code >= 0) return code;
+    } else if (!a->device_info) {
+        read_device_info(a);
+    }
+    do {
+        status = sobre_model_load(
+            a->model, &a->fit, SOBRE(load_options, .progress = on_progress, .progress_user = &p));
+        if (p.last_ns) fprintf(stderr, "\r%*s\r", (int)sizeof "loading 100 %", "");
+    } while (status < 0 && app_fall_back(a, &status));
     a->load_seconds = (double)(os_now_ns() - p.start_ns) * 1e-9;
+    a->loaded = status >= 0;
     return status < 0 ? app_fail(a, status) : -1;
 }
 
 int app_open_session(app *a, const sobre_session_options *options)
 {
-    const sobre_status status = sobre_session_open(a->model, options, &a->session);
+    sobre_status status;
 
+    do {
+        status = sobre_session_open(a->model, options, &a->session);
+    } while (status < 0 && app_fall_back(a, &status));
     if (status < 0) return app_fail(a, status);
     a->shifts = options->full == SOBRE_FULL_SHIFT;
     interrupt_watch(a->session);

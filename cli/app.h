@@ -14,9 +14,11 @@ typedef struct app {
     sobre_session *session;
     const sobre_model_info *info;
     const sobre_device_info *device_info; /* NULL: not known yet */
-    int32_t device;                       /* 0: the library chooses */
-    char *path;                           /* of the model */
-    bool shifts;                          /* the session drops old text when it is full */
+    int32_t device;                       /* 0: not settled yet */
+    sobre_fit_options fit;                /* as it was loaded */
+    bool loaded;
+    char *path;  /* of the model */
+    bool shifts; /* the session drops old text when it is full */
     double load_seconds;
 } app;
 
@@ -27,12 +29,15 @@ int app_open_model(app *a, const char *name);
 int app_open_source(app *a, const sobre_source *source, const char *name);
 /* Says what loading will take and settles the device. */
 int app_fit(app *a, const sobre_fit_options *fit, sobre_placement *ret_placement);
+/* After a failure: whether to try again, since the model has moved from its device to the CPU. Says
+ * so. Sessions go on by themselves. Otherwise *status is to be reported. */
+bool app_fall_back(app *a, sobre_status *status);
 int app_load(app *a, const sobre_fit_options *fit);
 int app_open_session(app *a, const sobre_session_options *options);
 void app_close(app *a);
 
-/* From the options that all share. */
-sobre_fit_options app_fit_options(const app *a);
+/* From the options that all share. For --device auto this looks for a GPU. */
+sobre_fit_options app_fit_options(app *a);
 sobre_session_options app_session_options(const app *a);
 
 /* Prints the context's error; the exit code that fits the status. */

@@ -18,7 +18,21 @@ static const struct {
 } common_options[] = {
     {TAKES_DEVICE,
      {"device", 0, OPTION_TEXT, AT(device), "NAME",
-      "auto, the default; cpu; or a device of `sobre devices`", 0, 0}},
+      "cpu; a device of `sobre devices`; or auto, the default: the GPU that is faster for this "
+      "model, if there is one, else the CPU",
+      0, 0}},
+    {TAKES_DEVICE,
+     {"layers", 0, OPTION_INT, AT(n_layer), "N",
+      "layers of the model on the device, the CPU runs the others; 0, the default: as many as fit",
+      0, 1 << 20}},
+    {TAKES_DEVICE,
+     {"fallback", 0, OPTION_FLAG, AT(falls_back), NULL,
+      "go on with the CPU if the device cannot be used or fails; --device auto implies it", 0, 0}},
+    {TAKES_DEVICE | TAKES_PLUGINS,
+     {"plugins", 0, OPTION_TEXT, AT(plugins), "FOLDER",
+      "where the backends' plugins are; if not given, beside the program, or where it was "
+      "installed",
+      0, 0}},
     {TAKES_DEVICE,
      {"threads", 't', OPTION_INT, AT(n_threads), "N", "threads of the CPU; 0: one a physical core",
       0, 256}},
@@ -34,6 +48,9 @@ static const struct {
     {TAKES_LIMIT,
      {"limit", 0, OPTION_BYTES, AT(limit), "BYTES",
       "memory that may be used on the device, such as 500M; what is free if not given", 0, 0}},
+    {TAKES_BLAS,
+     {"blas", 0, OPTION_CHOICE, AT(blas), "auto|never|always",
+      "give large dense products on a GPU to a BLAS library, for comparing", 0, 0}},
     {TAKES_EXACT,
      {"exact", 0, OPTION_FLAG, AT(exact), NULL, "f32 activations and KV cache: slower, exact", 0,
       0}},
@@ -235,6 +252,10 @@ int args_parse(const command *c, int argc, char **argv, void *args)
     }
     if (common->exact && common->kv_type == SOBRE_KV_F16) {
         complain("--exact keeps the KV cache in f32: leave out --kv-type f16");
+        return CODE_USAGE;
+    }
+    if (common->n_layer > 0 && (!common->device || strcmp(common->device, "cpu") == 0)) {
+        complain("--layers needs a --device beside the CPU, such as opencl");
         return CODE_USAGE;
     }
     if (common->n_positional < c->n_required) {

@@ -65,7 +65,11 @@ typedef struct common_args {
     int32_t n_ctx;
     int32_t kv_type; /* sobre_kv_type */
     int32_t isa;     /* sobre_cpu_isa */
+    int32_t blas;    /* sobre_blas */
+    int32_t n_layer; /* on the device; 0: as many as fit */
     uint64_t limit;
+    const char *plugins; /* their folder; NULL: the library's own */
+    bool falls_back;
     bool exact, json, quiet, verbose, help;
     char **positional;
     int n_positional;
@@ -73,12 +77,14 @@ typedef struct common_args {
 
 /* Which of them a subcommand takes. */
 enum {
-    TAKES_DEVICE = 1, /* and threads, instruction set */
+    TAKES_DEVICE = 1, /* and layers, fallback, threads, instruction set */
     TAKES_CONTEXT = 2,
     TAKES_EXACT = 4,
     TAKES_JSON = 8,
     TAKES_QUIET = 16,
     TAKES_LIMIT = 32,
+    TAKES_BLAS = 64,
+    TAKES_PLUGINS = 128, /* who takes a device takes them anyway */
 };
 
 typedef struct command {

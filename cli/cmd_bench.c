@@ -207,14 +207,15 @@ static int print_csv(const bench *b, const result *results, size_t n)
     return out_finish();
 }
 
-enum { N_COLUMNS = 6, CELL_SIZE = 96 };
+enum { N_COLUMNS = 7, CELL_SIZE = 96 };
 
 /* A table for people: aligned, or in Markdown. */
 static int print_table(const bench *b, const result *results, size_t n, bool markdown)
 {
-    static const char *const headers[N_COLUMNS] = {"model",   "size", "parameters",
+    static const char *const headers[N_COLUMNS] = {"model",   "size", "parameters", "backend",
                                                    "threads", "test", "tokens/s"};
-    static const bool right[N_COLUMNS] = {false, true, true, true, true, true};
+    static const bool right[N_COLUMNS] = {false, true, true, false, true, true, true};
+    const sobre_device_info *device = b->app.device_info;
     const sobre_model_info *info = b->app.info;
     char(*cells)[N_COLUMNS][CELL_SIZE] = calloc(n + 1, sizeof *cells);
     int width[N_COLUMNS] = {0};
@@ -227,9 +228,10 @@ static int print_table(const bench *b, const result *results, size_t n, bool mar
         snprintf(cells[i][0], CELL_SIZE, "%s", b->type);
         snprintf(cells[i][1], CELL_SIZE, "%s", human_bytes(info->tensor_bytes, text));
         snprintf(cells[i][2], CELL_SIZE, "%s", human_count(info->n_params, text));
-        snprintf(cells[i][3], CELL_SIZE, "%d", (int)b->n_threads);
-        snprintf(cells[i][4], CELL_SIZE, "%s", r->test);
-        snprintf(cells[i][5], CELL_SIZE, "%.2f +- %.2f", r->avg_ts, r->stddev_ts);
+        snprintf(cells[i][3], CELL_SIZE, "%s", device ? device->backend : "");
+        snprintf(cells[i][4], CELL_SIZE, "%d", (int)b->n_threads);
+        snprintf(cells[i][5], CELL_SIZE, "%s", r->test);
+        snprintf(cells[i][6], CELL_SIZE, "%.2f +- %.2f", r->avg_ts, r->stddev_ts);
     }
     for (size_t i = 0; i <= n; i++)
         for (size_t c = 0; c < N_COLUMNS; c++)
@@ -306,13 +308,10 @@ static int open_session(bench *b, int32_t n_ctx)
 {
     sobre_fit_options fit = app_fit_options(&b->app);
     const sobre_session_options session = app_session_options(&b->app);
-    sobre_placement placement;
     int code;
 
     fit.n_ctx = n_ctx;
     fit.n_chunk = b->args->n_chunk;
-    if ((code = app_fit(&b->app, &fit, &placement)) >= 0) return code;
-    fit.device = placement.device;
     if ((code = app_load(&b->app, &fit)) >= 0) return code;
     return app_open_session(&b->app, &session);
 }
@@ -427,7 +426,7 @@ const command cmd_bench = {
     .examples = "  sobre bench smollm2\n"
                 "  sobre bench smollm2 -p 128,512 -n 0 -t 4 -r 10 -o md\n"
                 "  sobre bench --shape tinyllama-1.1b --quant Q8_0 -o json\n",
-    .takes = TAKES_DEVICE | TAKES_EXACT | TAKES_JSON | TAKES_QUIET | TAKES_LIMIT,
+    .takes = TAKES_DEVICE | TAKES_EXACT | TAKES_JSON | TAKES_QUIET | TAKES_LIMIT | TAKES_BLAS,
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .positional = positional,

@@ -2,97 +2,124 @@
 /* sobre devices: what this machine can compute on. */
 #include <string.h>
 
-#include "app.h"
 #include "cmds.h"
-#include "out.h"
+#include "probe.h"
+#include "sys.h"
 
-static const char *kind_name(sobre_device_kind kind)
+typedef struct devices_args {
+    common_args common;
+    bool measures, here;
+    int32_t seconds;
+} devices_args;
+
+#define AT(member) offsetof(devices_args, member)
+
+static const option options[] = {
+    {"measure", 0, OPTION_FLAG, AT(measures), NULL,
+     "how fast each device is, kept for --device auto", 0, 0},
+    {"timeout", 0, OPTION_INT, AT(seconds), "SECONDS",
+     "how long the drivers may take to answer; 20 if not given", 1, 3600},
+    {"in-process", 0, OPTION_FLAG, AT(here), NULL,
+     "load the drivers into this process, which a broken one can hang or end", 0, 0},
+};
+
+static const char *text_of(const json_t *object, const char *key)
 {
-    return kind == SOBRE_DEVICE_CPU ? "cpu" : "gpu";
+    return json_string_value(json_object_get(object, key));
 }
 
-static json_t *to_json(int32_t device, const char *option_name, const sobre_device_info *info)
+static uint64_t number_of(const json_t *object, const char *key)
 {
-    json_t *object =
-        json_pack("{s:i,s:s,s:s,s:s,s:b,s:i,s:I,s:I}", "device", (int)device, "option", option_name,
-                  "kind", kind_name(info->kind), "backend", info->backend, "usable",
-                  info->reason == NULL, "n_units", (int)info->n_units, "memory_bytes",
-                  (json_int_t)info->memory_bytes, "memory_free", (json_int_t)info->memory_free);
-    const char *const texts[][2] = {
-        {"name", info->name}, {"detail", info->detail}, {"reason", info->reason}};
-
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        json_object_set_new(object, texts[i][0],
-                            texts[i][1] ? json_text(texts[i][1], strlen(texts[i][1]))
-                                        : json_null());
-    return object;
+    const json_int_t value = json_integer_value(json_object_get(object, key));
+    return value > 0 ? (uint64_t)value : 0;
 }
 
-static void print_device(const char *option_name, const sobre_device_info *info)
+/* The indented lines below a device. */
+static void print_remark(out_style style, const char *label, const char *text)
 {
-    char memory[HUMAN_SIZE], available[HUMAN_SIZE];
-
-    printf("%s%-10s%s ", out_style_on(stdout, STYLE_BOLD), option_name, out_style_off(stdout));
-    out_line_text(stdout, info->name ? info->name : "(no name)");
-    if (info->n_units > 0)
-        printf(", %d %s", (int)info->n_units, info->kind == SOBRE_DEVICE_CPU ? "cores" : "units");
-    if (info->detail && info->detail[0]) {
-        printf(", ");
-        out_line_text(stdout, info->detail);
-    }
-    if (info->memory_bytes > 0) printf(", %s memory", human_bytes(info->memory_bytes, memory));
-    if (info->memory_free > 0) printf(", %s free", human_bytes(info->memory_free, available));
+    printf("%-10s %s%s%s ", "", out_style_on(stdout, style), label, out_style_off(stdout));
+    out_line_text(stdout, text);
     putchar('\n');
-    if (info->reason) {
-        printf("%-10s %scannot be used:%s ", "", out_style_on(stdout, STYLE_WARN),
-               out_style_off(stdout));
-        out_line_text(stdout, info->reason);
-        putchar('\n');
-    }
 }
 
-/* Prints or collects every device; the numbers count each backend's devices, as --device does. */
-static int list(app *a, const common_args *args)
+static void print_measurement(const json_t *m)
 {
-    json_t *array = args->json ? json_array() : NULL;
-    const char *backend = "";
-    int32_t n = 0, index = 0;
-    sobre_status status = sobre_device_count(a->context, NULL, &n);
+    char text[160], bytes[HUMAN_SIZE];
 
-    for (int32_t i = 0; i < n && status == SOBRE_OK; i++) {
-        const sobre_device_info *info;
-        int32_t device;
-        char name[40];
+    snprintf(text, sizeof text, "%s/s of weights, %.1f us a launch, %.1f GFLOP/s of products",
+             human_bytes(number_of(m, "bytes_per_s"), bytes),
+             (double)number_of(m, "ns_per_launch") * 1e-3,
+             (double)number_of(m, "flop_per_s") * 1e-9);
+    print_remark(STYLE_GOOD, "measured:", text);
+}
 
-        status = sobre_device_get(a->context, NULL, i, &device, &info);
-        if (status < 0) break;
-        index = strcmp(backend, info->backend) == 0 ? index + 1 : 0;
-        backend = info->backend;
-        if (info->kind == SOBRE_DEVICE_NULL) continue; /* it computes nothing; for tests */
-        if (index > 0)
-            snprintf(name, sizeof name, "%s:%d", backend, (int)index);
-        else
-            snprintf(name, sizeof name, "%s", backend);
-        if (array)
-            json_array_append_new(array, to_json(device, name, info));
-        else
-            print_device(name, info);
+static void print_device(const json_t *d)
+{
+    const char *name = text_of(d, "name"), *detail = text_of(d, "detail"),
+               *kind = text_of(d, "kind"), *reason = text_of(d, "reason"),
+               *failed = text_of(d, "measurement_error"), *option_name = text_of(d, "option");
+    const json_t *measured = json_object_get(d, "measurement");
+    const uint64_t memory = number_of(d, "memory_bytes"), available = number_of(d, "memory_free");
+    char text[HUMAN_SIZE];
+
+    printf("%s%-10s%s ", out_style_on(stdout, STYLE_BOLD), option_name ? option_name : "?",
+           out_style_off(stdout));
+    if (kind) { /* a device, not a backend without one */
+        out_line_text(stdout, name ? name : "(no name)");
+        if (number_of(d, "n_units") > 0)
+            printf(", %d %s", (int)number_of(d, "n_units"),
+                   strcmp(kind, "cpu") == 0 ? "cores" : "units");
+        if (detail && detail[0]) {
+            printf(", ");
+            out_line_text(stdout, detail);
+        }
+        if (memory > 0) printf(", %s memory", human_bytes(memory, text));
+        if (available > 0) printf(", %s free", human_bytes(available, text));
+    } else {
+        printf("no device");
     }
-    if (status < 0) {
-        json_decref(array);
-        return app_fail(a, status);
+    putchar('\n');
+    if (reason) print_remark(STYLE_WARN, "cannot be used:", reason);
+    if (json_is_object(measured)) print_measurement(measured);
+    if (failed) print_remark(STYLE_WARN, "cannot be measured:", failed);
+}
+
+static int print_devices(json_t *devices, bool as_json)
+{
+    json_t *object;
+    size_t i;
+
+    if (as_json) return out_json(devices, JSON_INDENT(2));
+    json_array_foreach(devices, i, object) print_device(object);
+    json_decref(devices);
+    return out_finish();
+}
+
+static int list(app *a, const devices_args *args)
+{
+    probe p = {0};
+    json_t *devices = NULL;
+    int code;
+
+    if (args->here) {
+        sys_limit_self((int)args->seconds + 5); /* should the parent not be there any more */
+        code = probe_here(a, args->measures, &devices);
+    } else {
+        code = probe_run(a, (int)args->seconds, args->measures, &p);
+        devices = json_incref(p.devices);
+        probe_free(&p);
     }
-    return array ? out_json(array, JSON_INDENT(2)) : out_finish();
+    return code >= 0 ? code : print_devices(devices, args->common.json);
 }
 
 static int run(const command *self, int argc, char **argv)
 {
-    common_args args = {0};
+    devices_args args = {.seconds = PROBE_SECONDS};
     app a = {0};
     int code = args_parse(self, argc, argv, &args);
 
     if (code >= 0) return code;
-    if ((code = app_open(&a, &args)) < 0) code = list(&a, &args);
+    if ((code = app_open(&a, &args.common)) < 0) code = list(&a, &args);
     app_close(&a);
     return code;
 }
@@ -101,9 +128,14 @@ const command cmd_devices = {
     .name = "devices",
     .summary = "List the devices that models can run on.",
     .synopsis = "[options]",
-    .details = "The first word of a line is what --device takes. A device that cannot be used says "
-               "why; the CPU can always be used.",
-    .examples = "  sobre devices\n  sobre devices --json\n",
-    .takes = TAKES_JSON | TAKES_QUIET,
+    .details =
+        "The first word of a line is what --device takes. A device that cannot be used says why; "
+        "the CPU can always be used.\nDrivers are asked by a child process, since broken ones can "
+        "hang or crash. What it finds is kept in the cache folder for the other commands, until "
+        "drivers, plugins or the environment change; this command always asks anew.",
+    .examples = "  sobre devices\n  sobre devices --measure\n  sobre devices --json\n",
+    .takes = TAKES_JSON | TAKES_QUIET | TAKES_PLUGINS,
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
     .run = run,
 };

@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "app.h"
 #include "cmds.h"
 #include "os.h"
-#include "out.h"
+#include "probe.h"
+#include "registry.h"
 #include "sys.h"
 
 typedef enum verdict { VERDICT_OK, VERDICT_WARN, VERDICT_FAIL } verdict;
@@ -144,32 +144,67 @@ static void check_cache(doctor *d)
     report(d, &f);
 }
 
+static void count_driver(void *user, const char *path)
+{
+    (void)path;
+    ++*(int *)user;
+}
+
+/* The file of a backend, and whether there are drivers for it. */
+static void check_plugin(doctor *d, const char *backend, int n_drivers)
+{
+    finding f = {.check = "plugin"};
+    char path[sizeof f.text - 40];
+
+    if (!plugin_find(d->app.args->plugins, backend, path, sizeof path)) {
+        snprintf(f.text, sizeof f.text, "%s: not installed, and %s", backend,
+                 n_drivers > 0 ? "there are drivers for it" : "there is no driver for it either");
+        f.verdict = n_drivers > 0 ? VERDICT_WARN : VERDICT_OK;
+        if (n_drivers > 0)
+            f.advice = "Build it: meson finds OpenCL's headers and CLBlast, then `ninja` makes it.";
+    } else {
+        snprintf(f.text, sizeof f.text, "%s: %s%s", backend, path,
+                 n_drivers > 0 ? "" : ", but there is no driver");
+        if (n_drivers == 0)
+            f.advice = "For a GPU install its vendor's OpenCL driver; pocl-opencl-icd is one for "
+                       "the CPU.";
+    }
+    report(d, &f);
+}
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
 static void check_devices(doctor *d)
 {
-    int32_t n = 0;
+    probe p = {0};
+    int n_drivers = 0;
+    const char *backend;
+    const json_t *object;
+    size_t i;
 
-    if (sobre_device_count(d->app.context, NULL, &n) < 0) {
-        finding f = {.check = "device", .verdict = VERDICT_WARN};
-        snprintf(f.text, sizeof f.text, "%s", sobre_error(d->app.context));
-        f.advice = "--device cpu works without the others.";
-        report(d, &f);
-    }
-    for (int32_t i = 0; i < n; i++) {
+    sys_list_drivers(count_driver, &n_drivers);
+    for (int32_t b = 0; (backend = sobre_backend_name(b)); b++)
+        if (strcmp(backend, "cpu") != 0) check_plugin(d, backend, n_drivers);
+    if (probe_get(&d->app, false, &p) >= 0) return;
+    json_array_foreach(p.devices, i, object)
+    {
         finding f = {.check = "device"};
-        const sobre_device_info *info;
-        int32_t device;
+        const char *reason = text_of(object, "reason");
 
-        if (sobre_device_get(d->app.context, NULL, i, &device, &info) < 0 ||
-            info->kind != SOBRE_DEVICE_GPU)
-            continue;
-        snprintf(f.text, sizeof f.text, "%s: %s%s%s", info->backend, info->name ? info->name : "",
-                 info->reason ? ": " : "", info->reason ? info->reason : "");
-        if (info->reason) {
+        if (strcmp(text_of(object, "backend"), "cpu") == 0) continue;
+        snprintf(f.text, sizeof f.text, "%s: %s%s%s", text_of(object, "option"),
+                 text_of(object, "name"), reason[0] ? " cannot be used: " : "", reason);
+        if (reason[0]) {
             f.verdict = VERDICT_WARN;
             f.advice = "It is left alone, and other devices do the work.";
         }
         report(d, &f);
     }
+    probe_free(&p);
 }
 
 /* Opens the header of every model in the cache. */
@@ -237,6 +272,6 @@ const command cmd_doctor = {
     .synopsis = "[options]",
     .details = "Each line is ok, warn or fail, with what to do. It ends with 1 if anything failed.",
     .examples = "  sobre doctor\n  sobre doctor --json\n",
-    .takes = TAKES_JSON | TAKES_QUIET,
+    .takes = TAKES_JSON | TAKES_QUIET | TAKES_PLUGINS,
     .run = run,
 };

@@ -72,6 +72,8 @@ static size_t placement_rows(const sobre_placement *p, row rows[MAX_ROWS])
         {"kv_bytes", "KV cache when full", p->kv_bytes, ROW_BYTES},
         {"workspace_bytes", "workspace", p->workspace_bytes, ROW_BYTES},
         {"total_bytes", "in all", p->total_bytes, ROW_BYTES},
+        {"n_layer", "layers on the device", (uint64_t)p->n_layer, ROW_PLAIN},
+        {"cpu_bytes", "on the CPU beside it", p->cpu_bytes, ROW_BYTES},
     };
     memcpy(rows, all, sizeof all);
     return sizeof all / sizeof *all;
@@ -83,7 +85,7 @@ static void print_rows(const row *rows, size_t n, bool exact_bytes)
 
     for (size_t i = 0; i < n; i++) {
         const unsigned long long value = rows[i].value;
-        printf("  %-20s", rows[i].label);
+        printf("  %-22s", rows[i].label);
         if (rows[i].kind == ROW_BYTES && exact_bytes)
             printf("%15llu  %s\n", value, human_bytes(value, text));
         else if (rows[i].kind == ROW_BYTES)
@@ -108,14 +110,14 @@ static const char *kv_name(sobre_kv_type type)
 
 static void print_text_row(const char *label, const char *text)
 {
-    printf("  %-20s", label);
+    printf("  %-22s", label);
     out_line_text(stdout, text);
     putchar('\n');
 }
 
 static void print_device(const app *a, const sobre_placement *p)
 {
-    printf("  %-20s", "device");
+    printf("  %-22s", "device");
     if (a->device_info) {
         printf("%s, ", a->device_info->backend);
         out_line_text(stdout, a->device_info->name ? a->device_info->name : "");

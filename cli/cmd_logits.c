@@ -35,9 +35,11 @@ static int evaluate(app *a, npy_file *npy, const int32_t *ids, size_t at, size_t
 {
     const sobre_entry entry = {
         .pos = (int32_t)at, .n_tokens = (int32_t)n, .want = SOBRE_WANT_ALL, .ids = ids + at};
-    sobre_status status =
-        sobre_session_eval(a->session, SOBRE(batch, .entries = &entry, .n_entries = 1));
+    sobre_status status;
 
+    do {
+        status = sobre_session_eval(a->session, SOBRE(batch, .entries = &entry, .n_entries = 1));
+    } while (status < 0 && app_fall_back(a, &status));
     for (size_t i = 0; i < n && status == SOBRE_OK; i++) {
         const float *row;
         status = sobre_session_logits(a->session, i, &row);
@@ -128,7 +130,7 @@ const command cmd_logits = {
                "is whole. With --exact the bits do not depend on --chunk or --threads.",
     .examples = "  sobre logits smollm2 --ids 504,3575,282 -o logits.npy\n"
                 "  sobre logits smollm2 -p \"The capital of\" --exact --chunk 1 -o logits.npy\n",
-    .takes = TAKES_DEVICE | TAKES_CONTEXT | TAKES_EXACT | TAKES_QUIET | TAKES_LIMIT,
+    .takes = TAKES_DEVICE | TAKES_CONTEXT | TAKES_EXACT | TAKES_QUIET | TAKES_LIMIT | TAKES_BLAS,
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .positional = positional,

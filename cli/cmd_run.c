@@ -168,11 +168,12 @@ static int print_json(const app *a, answer *r, uint64_t seed)
     json_t *path = json_text(a->path, strlen(a->path));
     json_t *text = json_text(r->text.data, r->text.size);
     json_t *object = json_pack(
-        "{s:o,s:o,s:O,s:s,s:I,s:I,s:I,s:{s:f,s:f,s:f,s:f,s:f,s:f}}", "model", path, "text", text,
-        "ids", r->ids, "finish", answer_finish_name(r), "n_prompt", (json_int_t)r->n_prompt,
-        "n_tokens", (json_int_t)r->n_tokens, "seed", (json_int_t)seed, "timings", "load_s",
-        a->load_seconds, "first_token_s", r->first_seconds, "prompt_s", r->prompt_seconds,
-        "decode_s", r->decode_seconds, "prompt_tokens_per_s", prompt_rate, "tokens_per_s", rate);
+        "{s:o,s:s,s:o,s:O,s:s,s:I,s:I,s:I,s:{s:f,s:f,s:f,s:f,s:f,s:f}}", "model", path, "backend",
+        a->device_info ? a->device_info->backend : "", "text", text, "ids", r->ids, "finish",
+        answer_finish_name(r), "n_prompt", (json_int_t)r->n_prompt, "n_tokens",
+        (json_int_t)r->n_tokens, "seed", (json_int_t)seed, "timings", "load_s", a->load_seconds,
+        "first_token_s", r->first_seconds, "prompt_s", r->prompt_seconds, "decode_s",
+        r->decode_seconds, "prompt_tokens_per_s", prompt_rate, "tokens_per_s", rate);
     if (object && r->logprobs) json_object_set(object, "logprobs", r->logprobs);
     return out_json(object, JSON_COMPACT);
 }

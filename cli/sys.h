@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What only the program needs of the operating system: terminals, interrupts, folders, the
- * environment. sys_posix.c and sys_win32.c implement it; the rest is in os.h. */
+/* What only the program needs of the operating system: terminals, interrupts, folders, child
+ * processes, the environment. sys_posix.c and sys_win32.c implement it; the rest is in os.h. */
 #ifndef SOBRE_CLI_SYS_H
 #define SOBRE_CLI_SYS_H
 
@@ -43,7 +43,35 @@ bool sys_can_write_folder(const char *path);
 bool sys_list_folder(const char *path, bool (*each)(void *user, const char *name, uint64_t size),
                      void *user);
 
+/* Size and time of the last change (in no particular unit); false: there is no such file. */
+bool sys_file_stamp(const char *path, uint64_t *ret_size, int64_t *ret_changed);
+
+/* --- Child processes */
+typedef enum sys_end {
+    SYS_END_EXIT,       /* by itself; *ret_code is the exit code */
+    SYS_END_CRASH,      /* *ret_code is for sys_crash_text() */
+    SYS_END_TIMEOUT,    /* it was ended */
+    SYS_END_INTERRUPT,  /* it was ended */
+    SYS_END_NOT_STARTED /* errno says why */
+} sys_end;
+/* Runs this program once more, with arguments (NULL-terminated) after its name, no input and no
+ * standard error; `collect` gets its standard output. After timeout_ms, or when `interrupted` says
+ * so, it is ended, with all that it started. */
+sys_end sys_run_self(const char *const *args, int timeout_ms, bool (*interrupted)(void),
+                     void (*collect)(void *user, const char *data, size_t size), void *user,
+                     int *ret_code);
+/* "Segmentation fault"; valid until the next call. */
+const char *sys_crash_text(int code);
+/* In such a child: it ends after so many seconds even if its parent is gone, and leaves no core
+ * file behind. */
+void sys_limit_self(int seconds);
+
 /* --- Environment */
+/* Calls `each` with every file (or name of a library) that an OpenCL loader would take for a
+ * driver. */
+void sys_list_drivers(void (*each)(void *user, const char *path), void *user);
+/* The version of the system's kernel; "" if it is not known. */
+void sys_release(char *ret_text, size_t size);
 /* The user's cache folder, malloc'ed; NULL: none is known. */
 char *sys_cache_home(void);
 /* The state of transparent huge pages, "always", "madvise" or "never"; "" where there are none. */

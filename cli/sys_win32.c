@@ -5,9 +5,12 @@
 
 #include <fcntl.h>
 #include <io.h>
+#include <errno.h>
 #include <shellapi.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "os.h"
 
 /* The system speaks UTF-16; both give malloc'ed copies, NULL on failure. */
 static wchar_t *to_wide(const char *text)
@@ -215,6 +218,195 @@ bool sys_list_folder(const char *path, bool (*each)(void *user, const char *name
     } while (go_on && FindNextFileW(find, &data));
     FindClose(find);
     return true;
+}
+
+bool sys_file_stamp(const char *path, uint64_t *ret_size, int64_t *ret_changed)
+{
+    WIN32_FILE_ATTRIBUTE_DATA data;
+    wchar_t *wide = to_wide(path);
+    const bool there = wide && GetFileAttributesExW(wide, GetFileExInfoStandard, &data);
+    free(wide);
+    if (!there) return false;
+    *ret_size = (uint64_t)data.nFileSizeHigh << 32 | data.nFileSizeLow;
+    *ret_changed = (int64_t)((uint64_t)data.ftLastWriteTime.dwHighDateTime << 32 |
+                             data.ftLastWriteTime.dwLowDateTime);
+    return true;
+}
+
+/* --- Child processes */
+
+/* Adds an argument so that CommandLineToArgvW() reads it as it is: backslashes count only before a
+ * quotation mark, where they are doubled. */
+static wchar_t *add_quoted(wchar_t *to, const wchar_t *text)
+{
+    size_t n_slashes = 0;
+
+    *to++ = L'"';
+    for (; *text; text++) {
+        if (*text == L'"')
+            for (n_slashes++; n_slashes > 0; n_slashes--) *to++ = L'\\';
+        n_slashes = *text == L'\\' ? n_slashes + 1 : 0;
+        *to++ = *text;
+    }
+    for (; n_slashes > 0; n_slashes--) *to++ = L'\\';
+    *to++ = L'"';
+    *to++ = L' ';
+    return to;
+}
+
+/* Malloc'ed; the name of the program comes first. */
+static wchar_t *command_line(const wchar_t *program, const char *const *args)
+{
+    size_t size = 2 * wcslen(program) + 4;
+
+    for (size_t i = 0; args[i]; i++) size += 2 * strlen(args[i]) + 4;
+    wchar_t *line = malloc(size * sizeof *line), *to = line;
+    if (!line) return NULL;
+    to = add_quoted(to, program);
+    for (size_t i = 0; args[i]; i++) {
+        wchar_t *wide = to_wide(args[i]);
+        if (wide) to = add_quoted(to, wide);
+        free(wide);
+    }
+    *to = 0;
+    return line;
+}
+
+/* In a job that ends all of its processes when it is closed, by this process's end at the latest.
+ */
+static bool start_self(const char *const *args, HANDLE output, HANDLE job,
+                       PROCESS_INFORMATION *ret_process)
+{
+    enum { MAX_PROGRAM = 32768 };
+    SECURITY_ATTRIBUTES inherited = {.nLength = sizeof inherited, .bInheritHandle = TRUE};
+    JOBOBJECT_EXTENDED_LIMIT_INFORMATION limits = {0};
+    wchar_t *program = malloc(MAX_PROGRAM * sizeof *program), *line = NULL;
+    const HANDLE nothing =
+        CreateFileW(L"NUL", GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_WRITE,
+                    &inherited, OPEN_EXISTING, 0, NULL);
+    STARTUPINFOW start = {.cb = sizeof start,
+                          .dwFlags = STARTF_USESTDHANDLES,
+                          .hStdInput = nothing,
+                          .hStdOutput = output,
+                          .hStdError = nothing};
+    bool started = false;
+
+    limits.BasicLimitInformation.LimitFlags =
+        JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | JOB_OBJECT_LIMIT_DIE_ON_UNHANDLED_EXCEPTION;
+    if (program && nothing != INVALID_HANDLE_VALUE &&
+        GetModuleFileNameW(NULL, program, MAX_PROGRAM) && (line = command_line(program, args)) &&
+        SetInformationJobObject(job, JobObjectExtendedLimitInformation, &limits, sizeof limits))
+        started =
+            CreateProcessW(program, line, NULL, NULL, TRUE, CREATE_SUSPENDED | CREATE_NO_WINDOW,
+                           NULL, NULL, &start, ret_process);
+    if (started && (!AssignProcessToJobObject(job, ret_process->hProcess) ||
+                    ResumeThread(ret_process->hThread) == (DWORD)-1)) {
+        TerminateProcess(ret_process->hProcess, 1);
+        CloseHandle(ret_process->hThread);
+        CloseHandle(ret_process->hProcess);
+        started = false;
+    }
+    if (nothing != INVALID_HANDLE_VALUE) CloseHandle(nothing);
+    free(program);
+    free(line);
+    return started;
+}
+
+static sys_end follow(HANDLE process, HANDLE input, uint64_t deadline_ns, bool (*interrupted)(void),
+                      void (*collect)(void *user, const char *data, size_t size), void *user,
+                      int *ret_code)
+{
+    enum { STEP_MS = 5 };
+    const DWORD crashed = 0xc0000000; /* codes of unhandled exceptions */
+    bool ended = false;
+    DWORD code;
+
+    for (;;) { /* what it wrote before its end is read after it */
+        char data[4096];
+        DWORD n = 0;
+
+        if (interrupted()) return SYS_END_INTERRUPT;
+        if (os_now_ns() >= deadline_ns) return SYS_END_TIMEOUT;
+        if (PeekNamedPipe(input, NULL, 0, NULL, &n, NULL) && n > 0) {
+            if (ReadFile(input, data, sizeof data, &n, NULL)) collect(user, data, n);
+            continue;
+        }
+        if (ended) break;
+        ended = WaitForSingleObject(process, STEP_MS) == WAIT_OBJECT_0;
+    }
+    if (!GetExitCodeProcess(process, &code)) code = crashed;
+    *ret_code = (int)code;
+    return code >= crashed ? SYS_END_CRASH : SYS_END_EXIT;
+}
+
+sys_end sys_run_self(const char *const *args, int timeout_ms, bool (*interrupted)(void),
+                     void (*collect)(void *user, const char *data, size_t size), void *user,
+                     int *ret_code)
+{
+    const uint64_t deadline_ns = os_now_ns() + (uint64_t)timeout_ms * 1000000;
+    SECURITY_ATTRIBUTES inherited = {.nLength = sizeof inherited, .bInheritHandle = TRUE};
+    PROCESS_INFORMATION process;
+    HANDLE input, output, job;
+    sys_end end = SYS_END_NOT_STARTED;
+
+    errno = EAGAIN;
+    if (!CreatePipe(&input, &output, &inherited, 0)) return end;
+    SetHandleInformation(input, HANDLE_FLAG_INHERIT, 0);
+    job = CreateJobObjectW(NULL, NULL);
+    const bool started = job && start_self(args, output, job, &process);
+    CloseHandle(output);
+    if (started) {
+        end = follow(process.hProcess, input, deadline_ns, interrupted, collect, user, ret_code);
+        CloseHandle(process.hThread);
+        CloseHandle(process.hProcess);
+    }
+    if (job) CloseHandle(job);
+    CloseHandle(input);
+    return end;
+}
+
+const char *sys_crash_text(int code)
+{
+    static char text[32];
+    snprintf(text, sizeof text, "exception 0x%08x", (unsigned)code);
+    return text;
+}
+
+/* The job ends it with its parent. */
+void sys_limit_self(int seconds)
+{
+    (void)seconds;
+    SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
+}
+
+/* --- Environment */
+
+/* Drivers stand in several places of the registry, all of which the loader reads; without it there
+ * are none. */
+void sys_list_drivers(void (*each)(void *user, const char *path), void *user)
+{
+    wchar_t folder[MAX_PATH];
+    const UINT n = GetSystemDirectoryW(folder, MAX_PATH);
+    char *text = n > 0 && n < MAX_PATH ? to_utf8(folder) : NULL;
+    char *path = text ? malloc(strlen(text) + sizeof "\\OpenCL.dll") : NULL;
+    uint64_t size;
+
+    if (path && sys_is_file(strcat(strcpy(path, text), "\\OpenCL.dll"), &size)) each(user, path);
+    free(path);
+    free(text);
+}
+
+void sys_release(char *ret_text, size_t size)
+{
+    wchar_t build[32];
+    DWORD n = sizeof build;
+    char *text = NULL;
+
+    if (RegGetValueW(HKEY_LOCAL_MACHINE, L"SOFTWARE\\Microsoft\\Windows NT\\CurrentVersion",
+                     L"CurrentBuildNumber", RRF_RT_REG_SZ, NULL, build, &n) == ERROR_SUCCESS)
+        text = to_utf8(build);
+    snprintf(ret_text, size, "%s", text ? text : "");
+    free(text);
 }
 
 char *sys_cache_home(void)

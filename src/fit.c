@@ -240,7 +240,11 @@ static sobre_status fit_fastest(sobre_model *m, const sobre_fit_options *o, fitt
             const sobre_placement *p = &other.placement;
             double seconds;
 
-            if (fit_on(m, o, devices[i].device, &other) < 0) continue; /* it was logged */
+            if (fit_on(m, o, devices[i].device, &other) < 0) {
+                log_write(m->ctx, SOBRE_LOG_WARNING, "a faster device is passed over: %s",
+                          sobre_error(m->ctx));
+                continue;
+            }
             seconds = measured_seconds(&devices[i].speed, p->weight_bytes, other.fused->n_nodes) +
                       measured_seconds(cpu, p->cpu_bytes, 0);
             if (seconds < best_seconds) {

@@ -25,6 +25,7 @@ except ImportError:  # Windows
 
 SOBRE, TINY_MODEL = sys.argv[1:3]
 REAL_MODEL = sys.argv[3] if len(sys.argv) > 3 else ""
+CARD = os.environ.get("SOBRE_TEST_CARD_FOLDER")  # where the plugin of card.c is
 COMMANDS = ["run", "tokenize", "logits", "bench", "inspect", "devices", "doctor"]
 
 
@@ -146,6 +147,11 @@ class Usage(Program):
             (["bench", "m", "-o", "csv", "--json"], "--json is -o json"),
             (["bench", "--shape", "none"], "smollm2-135m"),
             (["devices", "--all"], "no option --all"),
+            (["devices", "--timeout", "0"], "from 1 to 3600"),
+            (["run", "m", "-p", "x", "--layers", "2"], "--layers needs a --device"),
+            (["run", "m", "-p", "x", "--layers", "2", "--device", "cpu"], "--layers needs"),
+            (["bench", "m", "--blas", "maybe"], "one of auto|never|always"),
+            (["run", "m", "--blas", "never"], "no option --blas"),
             (["inspect", "m", "--dot"], "--dot needs"),
             (["inspect", "m", "--graph", "--fit"], "one at a time"),
             (["inspect", "m", "--plan", "--built"], "--built needs --graph"),
@@ -672,6 +678,7 @@ class Machine(Program):
         self.assertEqual(devices[0]["backend"], "cpu")
         self.assertTrue(devices[0]["usable"])
         self.assertTrue(all(device["kind"] != "null" for device in devices))
+        self.assertTrue(all(device["usable"] or device["reason"] for device in devices))
         self.assertRegex(self.out("devices"), r"^cpu +\S")
 
     def test_doctor(self):
@@ -700,6 +707,218 @@ class Machine(Program):
             file.write(b"GGUF")
         out = self.out("doctor", code=1, env={**self.environment, "XDG_CACHE_HOME": cache})
         self.assertRegex(out, r"fail +model .*broken\.gguf")
+
+
+@unittest.skipUnless(CARD, "plugins are not tested on this system")
+class Card(Program):
+    """A plugin whose driver does what a test says (card.c), with a cache folder of its own."""
+
+    def setUp(self):
+        self.home = tempfile.mkdtemp(dir=self.folder)
+        self.kept = os.path.join(self.home, "sobre", "devices.json")
+        self.measured = os.path.join(self.home, "sobre", "measured.txt")
+        self.icd = os.path.join(self.home, "card.icd")
+        with open(self.icd, "w"):
+            pass
+        self.environment = {**self.environment, "XDG_CACHE_HOME": self.home,
+                            "OCL_ICD_VENDORS": self.icd}
+        self.environment.pop("SOBRE_TEST_CARD", None)
+
+    def card(self, command, *args, does="", **options):
+        return self.sobre(command, *args, "--plugins", CARD,
+                          env={**self.environment, "SOBRE_TEST_CARD": does}, **options)
+
+    def devices(self, *args, **options):
+        return json.loads(self.card("devices", "--json", *args, **options)[0])
+
+    def answer(self, *args, **options):
+        out, err = self.card("run", self.models["whole"], "-p", "hello", "-n", 8, "--ignore-eos",
+                             "--json", *args, **options)
+        return json.loads(out), err
+
+    def keep(self, card, cpu):
+        """Measurements, in bytes/s."""
+        os.makedirs(os.path.dirname(self.measured), exist_ok=True)
+        devices = self.devices()
+        version = self.out("--version").split()[1]
+        with open(self.measured, "w") as file:
+            file.write(f"sobre {version}\n")
+            for device, kind, rate in [(devices[0], 1, cpu), (devices[1], 2, card)]:
+                file.write(f"{device['backend']}\t{kind}\t0\t{rate}\t1\t1\t{device['name']}\t"
+                           f"{device['detail']}\n")
+        with open(self.kept) as file:
+            kept = json.load(file)
+        with open(self.kept, "w") as file:
+            json.dump({**kept, "measured": True}, file)
+
+    def test_list(self):
+        cpu, card = self.devices()
+        self.assertEqual((cpu["backend"], cpu["option"], cpu["usable"]), ("cpu", "cpu", True))
+        self.assertEqual((card["backend"], card["option"], card["kind"], card["usable"]),
+                         ("opencl", "opencl", "gpu", True))
+        self.assertEqual(os.stat(self.kept).st_mode & 0o777, 0o600)
+        self.assertEqual(sorted(os.listdir(os.path.dirname(self.kept))), ["devices.json"])
+        here = self.devices("--in-process")
+        here[0]["memory_free"] = cpu["memory_free"]
+        self.assertEqual(here, [cpu, card])
+
+    def test_measure(self):
+        for device in self.devices("--measure"):
+            self.assertGreater(device["measurement"]["bytes_per_s"], 0)
+        self.assertEqual(os.stat(self.measured).st_mode & 0o777, 0o600)
+        self.assertIn("GFLOP/s", self.card("devices", "--measure")[0])
+
+    def test_faults(self):
+        for does, text in [("crash", "drivers crash (Aborted)"), ("exit", "(exit code 7)"),
+                           ("hang", "did not answer within 1 s")]:
+            cpu, card = self.devices("--timeout", 1, does=does)
+            self.assertTrue(cpu["usable"])
+            self.assertFalse(card["usable"])
+            self.assertIn(text, card["reason"])
+            self.assertIn("OCL_ICD_VENDORS", card["reason"])
+            # What was found is remembered, and no driver is loaded.
+            answer, err = self.answer(does=does)
+            self.assertEqual((answer["backend"], err), ("cpu", ""))
+            err = self.card("run", self.models["whole"], "-p", "x", "--device", "opencl", code=4,
+                            does=does)[1]
+            self.assertIn(text, err)
+            self.assertIn("`sobre devices` tries again", err)
+            self.assertIn(text, self.card("doctor", does=does)[0])
+            answer, err = self.answer("--device", "opencl", "--fallback", does=does)
+            self.assertEqual(answer["backend"], "cpu")
+            self.assertIn(text, err)
+        self.assertTrue(self.devices()[1]["usable"])
+        self.assertEqual(self.answer("--device", "opencl")[0]["backend"], "opencl")
+
+    def test_a_card_that_cannot_be_used(self):
+        self.assertIn("its fan is missing", self.devices(does="broken")[1]["reason"])
+        err = self.card("run", self.models["whole"], "-p", "x", "--device", "opencl", code=4,
+                        does="broken")[1]
+        self.assertIn("its fan is missing", err)
+        self.assertEqual(self.answer(does="broken")[0]["backend"], "cpu")
+
+    def test_the_cpu_asks_nobody(self):
+        self.assertEqual(self.answer("--device", "cpu", does="hang")[0]["backend"], "cpu")
+        self.environment["OCL_ICD_VENDORS"] = self.path("no-such-folder.d") + "/"
+        os.makedirs(self.environment["OCL_ICD_VENDORS"])
+        self.assertEqual(self.answer(does="hang")[0]["backend"], "cpu")
+        self.assertFalse(os.path.exists(self.kept))
+        os.rmdir(self.environment["OCL_ICD_VENDORS"])
+
+    def test_auto_measures_once(self):
+        self.assertEqual(self.answer()[0]["backend"], "opencl")  # it computes nothing, very fast
+        self.assertTrue(os.path.exists(self.measured))
+        stamp = os.stat(self.kept).st_mtime_ns, os.stat(self.measured).st_mtime_ns
+        self.assertEqual(self.answer("-t", 1)[0]["backend"], "opencl")
+        self.assertEqual((os.stat(self.kept).st_mtime_ns, os.stat(self.measured).st_mtime_ns),
+                         stamp)
+
+    def test_auto_goes_by_what_was_measured(self):
+        self.keep(card=10**9, cpu=10**8)
+        self.assertEqual(self.answer()[0]["backend"], "opencl")
+        self.keep(card=10**8, cpu=10**9)
+        self.assertEqual(self.answer(does="hang")[0]["backend"], "cpu")  # loads no driver
+        self.assertEqual(self.answer("--device", "opencl")[0]["backend"], "opencl")
+
+    def test_what_is_kept_is_made_anew(self):
+        self.devices()
+        with open(self.kept) as file:
+            kept = file.read()
+        for damage in ["", "{", "[]", '{"key": 1}', kept[:-20], kept.replace('"gpu"', "7"),
+                       "\0" + kept, kept.replace('"devices": [', '"devices": {"a": [') + "}"]:
+            with open(self.kept, "w") as file:
+                file.write(damage)
+            self.answer()
+            self.answer("--device", "opencl")
+        # Another driver, plugin folder or environment is another question.
+        for change in [{"LD_LIBRARY_PATH": "/nowhere"}, {"OPENCL_LAYERS": "/nowhere"}]:
+            self.devices(does="crash")
+            self.environment |= change
+            self.assertEqual(self.answer("--device", "opencl")[0]["backend"], "opencl")
+        self.devices(does="crash")
+        with open(self.icd, "w") as file:
+            file.write("changed")
+        self.assertEqual(self.answer("--device", "opencl")[0]["backend"], "opencl")
+
+    def test_a_cache_folder_that_cannot_be_written(self):
+        with open(os.path.join(self.home, "file"), "w"):
+            pass
+        self.environment["XDG_CACHE_HOME"] = os.path.join(self.home, "file")
+        self.assertTrue(self.devices()[1]["usable"])
+        self.assertEqual(self.answer("--device", "opencl")[0]["backend"], "opencl")
+
+    def test_fallback_loses_nothing(self):
+        """The card is lost at any call; until then all of its tokens are 0."""
+        want = self.answer("--device", "cpu")[0]["ids"]
+        said = set()
+        for n in [*range(1, 130, 9), *range(130, 200, 3)]:
+            answer, err = self.answer("--device", "opencl", "--fallback", does=f"lost:{n}")
+            ids, card = answer["ids"], answer["backend"] == "opencl"
+            n_zero = next((i for i, id in enumerate(ids) if id != 0), len(ids))
+            self.assertEqual((len(ids), answer["finish"]), (8, "length"))
+            if n_zero == 0:
+                self.assertEqual(ids, want)
+            self.assertEqual(card, not err, err)
+            if not card:
+                self.assertRegex(err, r"Test card: null device: call \d+, .*; the CPU goes on")
+            said.add((n_zero > 0, card))
+        self.assertEqual(said, {(False, False), (True, False), (True, True)})
+
+    def test_without_fallback_the_device_fails(self):
+        whole = self.models["whole"]
+        for n in [5, 60, 150]:
+            out, err = self.card("run", whole, "-p", "x", "-n", 9, "--device", "opencl", code=4,
+                                 does=f"lost:{n}")
+            self.assertIn("null device: call", err)
+        # --device auto implies it.
+        self.keep(card=10**12, cpu=10**8)
+        for n in [1, 60, 150]:
+            answer, err = self.answer(does=f"lost:{n}")
+            self.assertEqual(answer["backend"], "cpu")
+            self.assertIn("warning", err)
+
+    def test_logits_fall_back(self):
+        path = self.path("fallback.npy")
+        args = ["logits", self.models["whole"], "--ids", "1,2,3,4,5", "-o", path]
+        self.sobre(*args, "--device", "cpu")
+        want = read_npy(path)
+        for n in [20, 60]:
+            err = self.card(*args, "--device", "opencl", "--fallback", does=f"lost:{n}")[1]
+            self.assertIn("the CPU goes on", err)
+            self.assertEqual(read_npy(path), want)
+
+    def test_layers(self):
+        memory = [json.loads(self.card("inspect", self.models["whole"], "--json", "--device",
+                                       "opencl", "--layers", n)[0])["memory"] for n in [1, 2]]
+        self.assertEqual([m["n_layer"] for m in memory], [1, 2])
+        self.assertGreater(memory[0]["cpu_bytes"], memory[1]["cpu_bytes"])
+        self.assertLess(memory[0]["weight_bytes"], memory[1]["weight_bytes"])
+        self.assertEqual(memory[0]["backend"], "opencl")
+
+    def test_bench_names_the_device(self):
+        args = ["bench", self.models["whole"], "-p", 8, "-n", 2, "-r", 1, "--blas", "never"]
+        row = json.loads(self.card(*args, "--device", "opencl", "--json")[0])[0]
+        self.assertEqual((row["backend"], row["device"]), ("opencl", "Test card"))
+        self.assertIn(" opencl ", self.card(*args, "--device", "opencl")[0])
+        row = json.loads(self.card(*args, "--device", "opencl", "--fallback", "--json",
+                                   does="lost:20")[0])[0]
+        self.assertEqual(row["backend"], "cpu")
+
+    def test_doctor(self):
+        out = self.card("doctor")[0]
+        self.assertRegex(out, r"(?m)^ok +plugin +opencl: .*libsobre-opencl")
+        self.assertRegex(out, r"(?m)^ok +device +opencl: Test card")
+        self.assertFalse(os.path.exists(self.kept))
+        out = self.sobre("doctor", "--plugins", self.folder)[0]
+        self.assertRegex(out, r"(?m)^warn +plugin +opencl: not installed")
+
+    def test_a_program_that_is_interrupted_ends_its_child(self):
+        child = subprocess.Popen([SOBRE, "devices", "--plugins", CARD], start_new_session=True,
+                                 env={**self.environment, "SOBRE_TEST_CARD": "hang"})
+        time.sleep(0.5)
+        child.send_signal(signal.SIGINT)
+        self.assertEqual(child.wait(30), 130)
+        self.assertFalse(os.path.exists(self.kept))
 
 
 @unittest.skipUnless(REAL_MODEL, "no real model was given")
