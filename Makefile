@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-# make run [PROMPT="..."] [DEVICE=cpu] [MODEL=file.gguf]   builds, fetches a small model, answers
+# make run [PROMPT="..."] [DEVICE=cpu] [MODEL=file.gguf]   builds, fetches a small model, answers;
+#                                                          DEVICE=opencl: installs PoCL if there is no driver
 # make check [GOLDEN=folder]                               builds and runs all tests
-# make build, make clean                                   build/sobre; removes build/, build-*san/
+# make build, make clean                                   build/sobre and plugins; removes build/, build-*san/
 PROMPT = What is the capital of France?
 DEVICE = auto
 MODEL =
@@ -9,11 +10,12 @@ GOLDEN ?=
 export PROMPT DEVICE MODEL GOLDEN
 
 run: build
+	@case "$$DEVICE" in opencl*) ./scripts/setup.sh opencl ;; esac
 	@model=$${MODEL:-$$(./scripts/fetch-model.sh)} && \
 	    ./build/sobre run "$$model" --device "$$DEVICE" -p "$$PROMPT"
 
 build: build/.setup
-	@./scripts/build.sh build sobre
+	@./scripts/build.sh build programs
 
 build/.setup: scripts/setup.sh
 	@./scripts/setup.sh build

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# setup.sh GROUP...: makes sure that what building (build), fetching the model (fetch) and testing
-# (test) need is there. Installs what is missing on Debian and its relatives, as root or by sudo;
+# setup.sh GROUP...: makes sure that what building (build), a device (opencl), fetching the model
+# (fetch) and testing (test) need is there. Installs what is missing on Debian and its relatives, as root or by sudo;
 # elsewhere says what to install.
 set -eu
 
@@ -19,6 +19,7 @@ build|library libutf8proc|libutf8proc-dev|utf8proc
 build|library jansson|libjansson-dev|Jansson
 build?|library OpenCL|ocl-icd-opencl-dev|the OpenCL headers and ICD loader
 build?|library clblast|libclblast-dev|CLBlast
+opencl|has_driver|pocl-opencl-icd|an OpenCL driver, such as PoCL
 fetch|has python3|python3|Python 3
 fetch|python3 -m pip --version|python3-pip|pip for Python 3
 test|has python3|python3|Python 3
@@ -33,6 +34,7 @@ has() { command -v "$1" >/dev/null; }
 library() { has pkg-config && pkg-config --exists "$1"; }
 compiles() { echo 'int main(void) { return 0; }' | ${CC:-cc} -x c -o /dev/null -; }
 header() { echo "#include <$1>" | ${CC:-cc} -x c -E -o /dev/null -; }
+has_driver() { [ -n "${OCL_ICD_VENDORS:-}" ] || ls /etc/OpenCL/vendors/*.icd; }
 meson_ok() { has meson && case $(meson --version) in 0.*) false ;; esac; }
 
 groups=" $* "
