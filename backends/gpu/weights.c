@@ -41,6 +41,33 @@ static bool is_f16_finite(uint16_t h)
     return (h & 0x7c00) != 0x7c00;
 }
 
+static uint32_t bits_of(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+/* f32_to_f16() for finite numbers, without branches, so that loops over it become vector code. */
+static inline uint16_t round_to_f16(float f)
+{
+    uint32_t bits = bits_of(f), magnitude = bits & 0x7fffffff;
+    uint32_t normal = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
+    /* Added to 0.5, the last place of a small number is 2^-24. */
+    uint32_t subnormal = bits_of(fabsf(f) + 0.5f) - 0x3f000000;
+    uint32_t rounded = magnitude < 0x38800000 ? subnormal : normal;
+    rounded = rounded > 0x7c00 ? 0x7c00 : rounded;
+    return (uint16_t)(bits >> 16 & 0x8000) | (uint16_t)rounded;
+}
+
+static bool all_finite(const float *x, int64_t n)
+{
+    uint32_t infinite = 0;
+    for (int64_t i = 0; i < n; i++)
+        infinite |= (bits_of(x[i]) & 0x7f800000) + 0x00800000; /* the sign if x[i] is not */
+    return !(infinite >> 31);
+}
+
 /* Blocks of f16 scales and then quants, both as they are. Sizes are constants where it is inlined,
  * so that each copy is a load and a store. */
 static inline void split_blocks(packer *p, const uint8_t *row, int scales_size, int quants_size)
@@ -105,13 +132,16 @@ static void pack_to_f16(packer *p, const uint8_t *row)
     for (int64_t col = 0; col < p->weight->n_cols; col += CHUNK) {
         int64_t left = p->weight->n_cols - col, n = left < CHUNK ? left : CHUNK;
         float x[CHUNK];
+        uint16_t h[CHUNK];
+        unsigned infinite = 0;
         dtype_decode(p->weight->dtype, row + col / info->block * info->size, n, x);
         for (int64_t i = 0; i < n; i++) {
-            uint16_t h = f32_to_f16(x[i]);
-            p->is_finite &= (bool)isfinite(x[i]);
-            p->is_in_range &= is_f16_finite(h);
-            memcpy(p->quants + (col + i) * 2, &h, sizeof h);
+            h[i] = round_to_f16(x[i]);
+            infinite |= ((unsigned)h[i] & 0x7c00) + 0x0400;
         }
+        memcpy(p->quants + col * 2, h, (size_t)n * sizeof *h);
+        p->is_finite &= all_finite(x, n);
+        p->is_in_range &= !(infinite & 0x8000);
     }
 }
 
@@ -120,9 +150,7 @@ static void pack_f32(packer *p, const uint8_t *row)
 {
     float *to = (float *)(void *)p->quants; /* planes and their rows are aligned */
     dtype_decode(p->weight->dtype, row, p->weight->n_cols, to);
-    bool is_finite = true;
-    for (int64_t i = 0; i < p->weight->n_cols; i++) is_finite &= (bool)isfinite(to[i]);
-    p->is_finite = is_finite;
+    p->is_finite = all_finite(to, p->weight->n_cols);
 }
 
 /* What a matrix of each type becomes; types that are not listed cannot be one. */
