@@ -12,13 +12,23 @@ static bool is_ours(const conf *c, size_t i)
            !strcmp(conf_unsupported[i].group, c->group);
 }
 
+/* A star in a pattern stands for any text. */
+static bool matches(const char *pattern, const char *name)
+{
+    for (; *pattern != '*'; pattern++, name++)
+        if (*pattern != *name || !*name) return *pattern == *name;
+    for (;; name++) {
+        if (matches(pattern + 1, name)) return true;
+        if (!*name) return false;
+    }
+}
+
 /* Is the running case on the list? */
 static bool is_listed(conf *c)
 {
     bool listed = false;
     for (size_t i = 0; conf_unsupported[i].backend; i++) {
-        const char *begin = conf_unsupported[i].cases;
-        if (!is_ours(c, i) || strncmp(c->name, begin, strlen(begin)) != 0) continue;
+        if (!is_ours(c, i) || !matches(conf_unsupported[i].cases, c->name)) continue;
         c->lines_met |= 1ull << i;
         listed = true;
     }
@@ -197,6 +207,16 @@ void conf_end(conf *c)
 }
 
 /* --- Values */
+
+void conf_decode(const conf *c, sobre_dtype dtype, const void *row, int64_t n, float *ret)
+{
+    dtype_decode(dtype, row, n, ret);
+    bool is_rounded = false;
+    for (int i = 0; conf_rounded[i].backend; i++)
+        is_rounded = is_rounded || (conf_rounded[i].dtype == dtype &&
+                                    !strcmp(conf_rounded[i].backend, c->device->backend));
+    for (int64_t i = 0; i < n && is_rounded; i++) ret[i] = f16_to_f32(f32_to_f16(ret[i]));
+}
 
 const char *conf_kind_name(conf_kind kind)
 {

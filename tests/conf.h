@@ -84,6 +84,9 @@ double conf_act(sobre_act act, double x);
 void conf_norm(sobre_norm_params p, const float *x, const float *w, const float *b, int64_t n,
                double *ret, double *ret_size);
 
+/* A row of weights as the device holds them. */
+void conf_decode(const conf *c, sobre_dtype dtype, const void *row, int64_t n, float *ret);
+
 /* Values of a kind, in -1 .. 1 times a scale. */
 typedef enum conf_kind { CONF_NORMAL, CONF_DENORMAL, CONF_HUGE } conf_kind;
 const char *conf_kind_name(conf_kind kind);

@@ -38,10 +38,11 @@ typedef struct mm_data {
 
 /* Decodes a weight. A kernel may sum q * x and the groups' offsets apart, so that what is rounded
  * is as large as these: with the blocks' integers taken from zero, and their minima. */
-static void decode(sobre_dtype dtype, const uint8_t *row, int64_t k, float *w, float *size)
+static void decode(const conf *c, sobre_dtype dtype, const uint8_t *row, int64_t k, float *w,
+                   float *size)
 {
     const quant_form *form = quant_form_get(dtype);
-    dtype_decode(dtype, row, k, w);
+    conf_decode(c, dtype, row, k, w);
     for (int64_t i = 0; i < k; i++) size[i] = fabsf(w[i]);
     if (!form) return;
     int8_t *q = rig_alloc((uint64_t)k);
@@ -58,7 +59,7 @@ static void decode(sobre_dtype dtype, const uint8_t *row, int64_t k, float *w, f
     free(m);
 }
 
-static mm_data data_make(const mm_case *c)
+static mm_data data_make(const conf *of, const mm_case *c)
 {
     const mm_shape *s = &c->shape;
     mm_data d = {.x = NULL};
@@ -79,8 +80,8 @@ static mm_data data_make(const mm_case *c)
         d.out[i] = rig_alloc((uint64_t)(n * s->n_cols) * 8);
         d.tolerance[i] = rig_alloc((uint64_t)(n * s->n_cols) * 8);
         for (int64_t row = 0; row < n; row++)
-            decode(c->dtypes[i], d.file[i] + row_size * (uint64_t)row, s->k, d.w[i] + row * s->k,
-                   d.w_size[i] + row * s->k);
+            decode(of, c->dtypes[i], d.file[i] + row_size * (uint64_t)row, s->k,
+                   d.w[i] + row * s->k, d.w_size[i] + row * s->k);
         rig_fill(d.bias[i], n, 20 + (uint32_t)i);
     }
     d.residual = rig_alloc((uint64_t)(s->n_rows * s->n_cols) * 4);
@@ -173,8 +174,13 @@ static void reference(const mm_case *c, mm_data *d, bool int8)
 static bool is_wanted(const conf *c, const mm_case *m, char name[CONF_NAME_SIZE])
 {
     const mm_shape *s = &m->shape;
-    snprintf(name, CONF_NAME_SIZE, "%s%s%s, %s [%d, %d] x %d", m->name, m->exact ? " exact " : " ",
-             dtype_get(m->dtypes[0])->name, conf_kind_name(m->kind), (int)s->n_rows, (int)s->k,
+    char types[64] = "";
+    for (int32_t i = 0; i < m->n_weights; i++)
+        if (i == 0 || m->dtypes[i] != m->dtypes[0])
+            snprintf(types + strlen(types), sizeof types - strlen(types), "%s%s", i ? "+" : "",
+                     dtype_get(m->dtypes[i])->name);
+    snprintf(name, CONF_NAME_SIZE, "%s %s%s, %s [%d, %d] x %d", m->name, types,
+             m->exact ? " exact" : "", conf_kind_name(m->kind), (int)s->n_rows, (int)s->k,
              (int)s->n_cols);
     return conf_wants(c, s->size, name);
 }
@@ -225,7 +231,7 @@ static void mm_check(conf *c, const mm_case *m)
 {
     char name[CONF_NAME_SIZE];
     if (!is_wanted(c, m, name)) return;
-    mm_data d = data_make(m);
+    mm_data d = data_make(c, m);
     reference(m, &d, !strcmp(c->device->backend, "cpu") && !m->exact);
     run_case(c, m, name, &d, NULL);
     data_free(&d);
@@ -356,7 +362,7 @@ static void tied_family(conf *c)
         if (!conf_begin(c, CONF_TINY, T, 1, "tied embedding %s", dtype_get(dtypes[i])->name))
             continue;
         r->exact = true;
-        mm_data d = data_make(&m);
+        mm_data d = data_make(c, &m);
         sobre_node embed = rig_node(SOBRE_OP_EMBED), product = rig_node(SOBRE_OP_MATMUL);
         embed.p.factor = 1.0f;
         embed.in[SOBRE_EMBED_IDS] = rig_ints(r, SOBRE_DIM_T);
@@ -414,7 +420,7 @@ static void blas_family(conf *c)
         char name[CONF_NAME_SIZE];
         if (!is_wanted(c, m, name)) continue;
         int64_t n = m->shape.n_cols * m->shape.n_rows;
-        mm_data d = data_make(m);
+        mm_data d = data_make(c, m);
         float *ours = rig_alloc((uint64_t)n * 4), *theirs = rig_alloc((uint64_t)n * 4);
         reference(m, &d, false);
         run_case(c, m, name, &d, ours);

@@ -325,8 +325,8 @@ static void embed_case(conf *c, conf_size size, sobre_dtype dtype, int32_t n_col
     rig_add(r, &node);
     if (conf_compile(c)) {
         for (int32_t t = 0; t < n_cols; t++)
-            dtype_decode(dtype, file + rig_row_size(dtype, width) * (uint64_t)ids[t], width,
-                         reference + t * width);
+            conf_decode(c, dtype, file + rig_row_size(dtype, width) * (uint64_t)ids[t], width,
+                        reference + t * width);
         for (int32_t i = 0; i < n_cols * width; i++) reference[i] *= 2.0f;
         rig_write(r, node.in[SOBRE_EMBED_IDS], ids, (uint64_t)n_cols * 4);
         conf_run(c, n_cols, 1, NULL, 0);

@@ -182,8 +182,10 @@ int32_t rig_weight(rig *r, sobre_dtype dtype, uint32_t uses, int64_t rows, int64
 void rig_cache(rig *r, sobre_kv_type type, int32_t n_head_kv, int32_t head_dim, int32_t head_dim_v)
 {
     r->slot.desc = (sobre_kv_desc){type, n_head_kv, head_dim, head_dim_v};
-    assert_ok(r->ctx, r->b->kv_page_size(r->device, &r->slot.desc, &r->slot.page_size));
-    assert_true(r->slot.page_size > 0);
+    sobre_status status = r->b->kv_page_size(r->device, &r->slot.desc, &r->slot.page_size);
+    r->no_cache = status == SOBRE_UNSUPPORTED;
+    if (!r->no_cache) assert_ok(r->ctx, status);
+    assert_true(r->no_cache || r->slot.page_size > 0);
 }
 
 /* --- Nodes */
@@ -203,8 +205,11 @@ void rig_add(rig *r, const sobre_node *node)
 
 bool rig_supported(const rig *r)
 {
-    for (int32_t i = 0; i < r->n_nodes; i++)
-        if (!r->b->supports(r->device, r->values, &r->nodes[i])) return false;
+    for (int32_t i = 0; i < r->n_nodes; i++) {
+        bool supported = r->b->supports(r->device, r->values, &r->nodes[i]) != 0;
+        if (r->no_cache && r->nodes[i].op == SOBRE_OP_ATTENTION) assert_false(supported);
+        if (!supported) return false;
+    }
     return true;
 }
 

@@ -82,6 +82,7 @@ typedef struct rig {
     int32_t n_nodes;
     int32_t n_cols, n_rows; /* the most of a run */
     bool exact, no_poison;
+    bool no_cache; /* the device has none of the kind that is asked for */
     sobre_kv_slot slot;
     sobre_program program;
     sobre_exec *exec;

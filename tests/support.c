@@ -89,6 +89,38 @@ test_model test_model_file(const char *path, const sobre_context_options *co,
     return model_open(SOBRE(source, .path = path), NULL, co, fo);
 }
 
+static const char *first_device(void)
+{
+    const char *devices = getenv("SOBRE_TEST_DEVICES");
+
+    return devices && *devices ? devices : "cpu";
+}
+
+int test_on_cpu(void)
+{
+    return strncmp(first_device(), "cpu", 3) == 0;
+}
+
+test_model test_model_device(const char *path, const sobre_fit_options *fo)
+{
+    const char *device = first_device(), *colon = strchr(device, ':');
+    sobre_fit_options options = SOBRE_INIT(fit_options);
+    char backend[16];
+    test_model t = {0};
+
+    if (fo) options = *fo;
+    snprintf(backend, sizeof backend, "%.*s", (int)strcspn(device, ":,"), device);
+    assert_int_equal(
+        sobre_context_open(SOBRE(context_options, .plugin_dir = getenv("SOBRE_TEST_PLUGINS")),
+                           &t.ctx),
+        SOBRE_OK);
+    assert_ok(t.ctx,
+              sobre_device_get(t.ctx, backend, colon ? atoi(colon + 1) : 0, &options.device, NULL));
+    assert_ok(t.ctx, sobre_model_open(t.ctx, SOBRE(source, .path = path), &t.model));
+    assert_ok(t.ctx, sobre_model_load(t.model, &options, NULL));
+    return t;
+}
+
 void test_model_close(test_model *t)
 {
     sobre_model_close(t->model);

@@ -54,6 +54,11 @@ test_model test_model_make(gguf_make *g, const sobre_context_options *co,
                            const sobre_fit_options *fo);
 test_model test_model_file(const char *path, const sobre_context_options *co,
                            const sobre_fit_options *fo);
+/* On the device that SOBRE_TEST_DEVICES names first ("opencl:0"; the CPU if it is not set), whose
+ * plugin is in the folder SOBRE_TEST_PLUGINS. */
+test_model test_model_device(const char *path, const sobre_fit_options *fo);
+/* Is that device the CPU? */
+int test_on_cpu(void);
 void test_model_close(test_model *t);
 
 /* Logits [n_ids, n_vocab] of one sequence, malloc'd: `chunk` columns at a time (0: all at once). */
