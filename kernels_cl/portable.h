@@ -7,7 +7,8 @@
  * a kernel; every pointer that a function takes is tagged with its address space; no 3-vectors, no
  * 64-bit integers, no tables at program scope, no code that counts on the width of a warp; barriers
  * only where all work-items of a group come by. Indices are int or uint. Macros that tune have a
- * default in the file that reads them.
+ * default in the file that reads them. A file's entries compile together, once for each set of
+ * defines, so a file holds what one model uses together.
  */
 #ifndef SOBRE_PORTABLE_H
 #define SOBRE_PORTABLE_H
