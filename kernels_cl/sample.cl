@@ -6,7 +6,8 @@
  * and what they all weigh. sample_pick merges the chunks and draws. It answers only if it is sure
  * to draw what the host would: if the tokens that it knows reach far enough, and if nothing that is
  * compared is so close that rounding could decide. Else, and wherever something is not finite, it
- * leaves the row to the host.
+ * leaves the row to the host. No work-item returns early, not even all of a group at once: some
+ * compilers lose variables over barriers that follow a return.
  *
  * Order is larger first, of equal ones the lower id. Batcher 1968, "Sorting networks and their
  * applications", for the sorting.
@@ -81,7 +82,7 @@ FN void merge_lists(LOCAL float *value, LOCAL int *id, int n)
         int n_pairs = N_LISTS / (2 * apart);
         /* The best of a falling list and a rising one are a list that falls, then rises. */
         for (e = LOCAL_ID; e < n_pairs * SAMPLE_KEEP; e += GROUP) {
-            int begin = e / SAMPLE_KEEP * 2 * apart * SAMPLE_KEEP, k = e % SAMPLE_KEEP;
+            int k = e & (SAMPLE_KEEP - 1), begin = (e - k) * 2 * apart;
             int i = begin + k, j = begin + apart * SAMPLE_KEEP + SAMPLE_KEEP - 1 - k;
             if (is_before(value[j], id[j], value[i], id[i])) {
                 value[i] = value[j];
@@ -91,8 +92,8 @@ FN void merge_lists(LOCAL float *value, LOCAL int *id, int n)
         BARRIER();
         for (stride = SAMPLE_KEEP / 2; stride > 0; stride /= 2) {
             for (e = LOCAL_ID; e < n_pairs * (SAMPLE_KEEP / 2); e += GROUP) {
-                int begin = e / (SAMPLE_KEEP / 2) * 2 * apart * SAMPLE_KEEP;
-                int k = e % (SAMPLE_KEEP / 2), i = begin + 2 * k - (k & (stride - 1));
+                int k = e & (SAMPLE_KEEP / 2 - 1), begin = (e - k) * 4 * apart;
+                int i = begin + 2 * k - (k & (stride - 1));
                 order(value, id, i, i + stride, 1);
             }
             BARRIER();
@@ -175,7 +176,6 @@ sample_part(GLOBAL const float *RESTRICT logits, int logits_at, GLOBAL const int
     float raw[PER], max = LOWEST, best = LOWEST, sum = 0.0f, draw = 0.0f;
     int k, best_id = NO_ID, is_broken = 0, is_broken_draw = 0;
 
-    if (mode == SAMPLE_MODE_HOST) return;
     UNROLL
     for (k = 0; k < PER; k++) {
         int at = k * GROUP + LOCAL_ID;
@@ -214,11 +214,11 @@ sample_part(GLOBAL const float *RESTRICT logits, int logits_at, GLOBAL const int
             best_id = id[at];
         }
     }
-    if (mode == SAMPLE_MODE_BEST) {
-        reduce_best(value, id, best, best_id);
-    } else {
+    if (mode == SAMPLE_MODE_LIST) {
         sort_lists(value, id);
         merge_lists(value, id, N_LISTS);
+    } else {
+        reduce_best(value, id, best, best_id);
     }
     best = value[0];
     UNROLL
@@ -231,35 +231,37 @@ sample_part(GLOBAL const float *RESTRICT logits, int logits_at, GLOBAL const int
         part[SAMPLE_PART_SUM] = sum;
         part[SAMPLE_PART_DRAW] = draw;
     }
-    if (LOCAL_ID < (mode == SAMPLE_MODE_BEST ? 1 : SAMPLE_KEEP)) {
+    if (LOCAL_ID < (mode == SAMPLE_MODE_LIST ? SAMPLE_KEEP : 1)) {
         part[SAMPLE_PART_VALUE + LOCAL_ID] = value[LOCAL_ID];
         part[SAMPLE_PART_ID + LOCAL_ID] = int_as_float(id[LOCAL_ID]);
     }
 }
 
-/* Brings the best SAMPLE_KEEP of all chunks, or only the best one, to the begin of `value`. */
-FN void merge_parts(LOCAL float *value, LOCAL int *id, GLOBAL const float *part, int n_parts,
-                    int mode)
+/* Brings the best one of all chunks to the begin of `value`. */
+FN void merge_best(LOCAL float *value, LOCAL int *id, GLOBAL const float *part, int n_parts)
+{
+    float best = LOWEST;
+    int k, best_id = NO_ID;
+    for (k = LOCAL_ID; k < n_parts; k += GROUP) {
+        GLOBAL const float *from = part + k * SAMPLE_PART_SIZE;
+        float v = from[SAMPLE_PART_VALUE];
+        int i = float_as_int(from[SAMPLE_PART_ID]);
+        if (is_before(v, i, best, best_id)) {
+            best = v;
+            best_id = i;
+        }
+    }
+    reduce_best(value, id, best, best_id);
+}
+
+/* Brings the best SAMPLE_KEEP of all chunks to the begin of `value`. */
+FN void merge_parts(LOCAL float *value, LOCAL int *id, GLOBAL const float *part, int n_parts)
 {
     int next, e, n_kept = 0;
-    if (mode == SAMPLE_MODE_BEST) {
-        float best = LOWEST;
-        int best_id = NO_ID;
-        for (next = LOCAL_ID; next < n_parts; next += GROUP) {
-            float v = part[next * SAMPLE_PART_SIZE + SAMPLE_PART_VALUE];
-            int i = float_as_int(part[next * SAMPLE_PART_SIZE + SAMPLE_PART_ID]);
-            if (is_before(v, i, best, best_id)) {
-                best = v;
-                best_id = i;
-            }
-        }
-        reduce_best(value, id, best, best_id);
-        return;
-    }
     for (next = 0; next < n_parts;) {
         int n = n_parts - next < N_LISTS - n_kept ? n_parts - next : N_LISTS - n_kept;
         for (e = n_kept * SAMPLE_KEEP + LOCAL_ID; e < SAMPLE_CHUNK; e += GROUP) {
-            int list = e / SAMPLE_KEEP - n_kept, k = e % SAMPLE_KEEP;
+            int k = e & (SAMPLE_KEEP - 1), list = (e - k) / SAMPLE_KEEP - n_kept;
             GLOBAL const float *from = part + (next + list) * SAMPLE_PART_SIZE;
             value[e] = list < n ? from[SAMPLE_PART_VALUE + k] : LOWEST;
             id[e] = list < n ? float_as_int(from[SAMPLE_PART_ID + k]) : NO_ID;
@@ -268,6 +270,63 @@ FN void merge_parts(LOCAL float *value, LOCAL int *id, GLOBAL const float *part,
         next += n;
         n_kept = 1;
     }
+}
+
+/* Is this work-item's candidate the one that is drawn? Of the candidates `weight` holds what they
+ * weigh, the best one 1; `all` is what the whole vocabulary weighs. False for every one if that is
+ * not sure. */
+FN int is_drawn(LOCAL const float *weight, LOCAL const int *id, GLOBAL const int *p, float all,
+                int n_vocab)
+{
+    int top_k = p[SAMPLE_TOP_K], n = n_vocab < SAMPLE_KEEP ? n_vocab : SAMPLE_KEEP, k;
+    int is_whole = n == n_vocab; /* are the first n all that can be drawn? */
+    float top_p = int_as_float(p[SAMPLE_TOP_P]), min_p = int_as_float(p[SAMPLE_MIN_P]);
+    float kept = 0.0f, tail, left, margin, below = 0.0f, above = 0.0f;
+
+    if (int_as_float(p[SAMPLE_INV_TEMPERATURE]) == 0.0f) return LOCAL_ID == 0;
+    if (top_k > 0) {
+        n = top_k < n ? top_k : n;
+        is_whole = 1;
+    }
+    if (top_p < 1.0f) {
+        float target, reached = 0.0f;
+        for (k = 0; k < n; k++) kept += weight[k];
+        if (is_whole) all = kept;
+        target = top_p * all;
+        margin = MARGIN * all;
+        for (k = 0; k < n && reached < target; k++) {
+            reached += weight[k];
+            if (FABS(reached - target) <= margin) return 0;
+        }
+        if (reached >= target) {
+            n = k;
+            is_whole = 1;
+        }
+        if (!is_whole) return 0; /* it takes more tokens */
+    }
+    if (min_p > 0.0f) {
+        for (k = 1; k < n && weight[k] >= min_p; k++)
+            if (weight[k] <= min_p * (1.0f + MARGIN)) return 0;
+        if (k < n) {
+            if (weight[k] >= min_p * (1.0f - MARGIN)) return 0;
+            n = k;
+            is_whole = 1;
+        }
+        if (!is_whole) return 0;
+    }
+    if (LOCAL_ID >= n || weight[LOCAL_ID] == 0.0f) return 0;
+    kept = 0.0f;
+    for (k = 0; k < n; k++) {
+        kept += weight[k];
+        if (id[k] < id[LOCAL_ID]) below += weight[k];
+        if (id[k] > id[LOCAL_ID]) above += weight[k];
+    }
+    /* Tokens past the first n may stand anywhere among the ids. */
+    tail = is_whole ? 0.0f : FMAX(all - kept, 0.0f);
+    left = int_as_float(p[SAMPLE_UNIFORM]) * (kept + tail);
+    margin = MARGIN * (kept + tail);
+    return ((is_whole && below == 0.0f) || left >= below + tail + margin) &&
+           ((is_whole && above == 0.0f) || left < below + weight[LOCAL_ID] - margin);
 }
 
 /* Groups: rows. */
@@ -289,12 +348,11 @@ sample_pick(GLOBAL const float *RESTRICT logits, int logits_at, GLOBAL const int
     float inv_temperature = int_as_float(p[SAMPLE_INV_TEMPERATURE]);
     int k;
 
-    if (mode == SAMPLE_MODE_HOST) {
-        if (LOCAL_ID == 0) result[SAMPLE_STATUS] = SAMPLE_UNDETERMINED;
-        return;
-    }
     if (LOCAL_ID == 0) chosen[0] = -1;
-    merge_parts(value, id, part, n_parts, mode);
+    if (mode == SAMPLE_MODE_LIST)
+        merge_parts(value, id, part, n_parts);
+    else
+        merge_best(value, id, part, n_parts);
     best = value[0];
 
     /* What all weigh: for the log-probability, and in the draw. */
@@ -310,70 +368,13 @@ sample_pick(GLOBAL const float *RESTRICT logits, int logits_at, GLOBAL const int
     sum = reduce_sum(scratch, sum);
     all = reduce_sum(scratch, all);
 
-    if (sum < BROKEN && all < BROKEN && max > LOWEST && best > LOWEST) {
-        if (inv_temperature == 0.0f) {
-            if (LOCAL_ID == 0) chosen[0] = 0;
-        } else {
-            int top_k = p[SAMPLE_TOP_K], n = n_vocab < SAMPLE_KEEP ? n_vocab : SAMPLE_KEEP;
-            float top_p = int_as_float(p[SAMPLE_TOP_P]), min_p = int_as_float(p[SAMPLE_MIN_P]);
-            float kept = 0.0f, tail, left, margin, below = 0.0f, above = 0.0f;
-            /* Are the first n all that can be drawn? May rounding have decided? */
-            int is_whole = n == n_vocab, is_close = 0;
-
-            if (LOCAL_ID < SAMPLE_KEEP)
-                scratch[LOCAL_ID] =
-                    LOCAL_ID < n ? weigh((value[LOCAL_ID] - best) * inv_temperature) : 0.0f;
-            BARRIER();
-            if (top_k > 0) {
-                n = top_k < n ? top_k : n;
-                is_whole = 1;
-            }
-            if (top_p < 1.0f) {
-                float target, reached = 0.0f;
-                for (k = 0; k < n; k++) kept += scratch[k];
-                if (is_whole) all = kept;
-                target = top_p * all;
-                margin = MARGIN * all;
-                for (k = 0; k < n && reached < target; k++) {
-                    reached += scratch[k];
-                    if (FABS(reached - target) <= margin) is_close = 1;
-                }
-                if (reached >= target) {
-                    n = k;
-                    is_whole = 1;
-                }
-                if (!is_whole) is_close = 1; /* it takes more tokens */
-            }
-            if (min_p > 0.0f) {
-                for (k = 1; k < n && scratch[k] >= min_p; k++)
-                    if (scratch[k] <= min_p * (1.0f + MARGIN)) is_close = 1;
-                if (k < n) {
-                    if (scratch[k] >= min_p * (1.0f - MARGIN)) is_close = 1;
-                    n = k;
-                    is_whole = 1;
-                }
-                if (!is_whole) is_close = 1;
-            }
-            /* Tokens past the first n may stand anywhere among the ids. */
-            kept = 0.0f;
-            for (k = 0; k < n; k++) kept += scratch[k];
-            tail = is_whole ? 0.0f : FMAX(all - kept, 0.0f);
-            left = int_as_float(p[SAMPLE_UNIFORM]) * (kept + tail);
-            margin = MARGIN * (kept + tail);
-            if (LOCAL_ID < n && !is_close && scratch[LOCAL_ID] > 0.0f) {
-                int is_first, is_last;
-                for (k = 0; k < n; k++) {
-                    if (id[k] < id[LOCAL_ID]) below += scratch[k];
-                    if (id[k] > id[LOCAL_ID]) above += scratch[k];
-                }
-                is_first = is_whole && below == 0.0f;
-                is_last = is_whole && above == 0.0f;
-                if ((is_first || left >= below + tail + margin) &&
-                    (is_last || left < below + scratch[LOCAL_ID] - margin))
-                    chosen[0] = LOCAL_ID;
-            }
-        }
-    }
+    if (LOCAL_ID < SAMPLE_KEEP)
+        scratch[LOCAL_ID] =
+            id[LOCAL_ID] < n_vocab ? weigh((value[LOCAL_ID] - best) * inv_temperature) : 0.0f;
+    BARRIER();
+    if (sum < BROKEN && all < BROKEN && max > LOWEST && best > LOWEST && mode != SAMPLE_MODE_HOST &&
+        LOCAL_ID < SAMPLE_KEEP && is_drawn(scratch, id, p, all, n_vocab))
+        chosen[0] = LOCAL_ID;
     BARRIER();
     log_sum = LOG(sum);
     if (LOCAL_ID == 0) {
