@@ -462,7 +462,8 @@ sobre_status cl_blas_gemm(sobre_device *device, const gpu_gemm *gemm)
     cl_int error = CL_SUCCESS;
     const uint64_t work_at = gemm->work_at * sizeof(float);
 
-    if (work && work_at > 0) { /* CLBlast takes a whole buffer */
+    if (work && work_at >= gemm->work->size) work = NULL; /* small products need none */
+    if (work && work_at > 0) {                            /* CLBlast takes a whole buffer */
         const cl_buffer_region region = {(size_t)work_at, (size_t)(gemm->work->size - work_at)};
         work = clCreateSubBuffer(gemm->work->handle, CL_MEM_READ_WRITE,
                                  CL_BUFFER_CREATE_TYPE_REGION, &region, &error);

@@ -13,7 +13,7 @@
 enum { OPTIONS_SIZE = 64 + 4 * GPU_DEFINES_SIZE, LOG_SIZE = 700 };
 
 typedef enum program_state {
-    PROGRAM_IDLE, /* not begun, or a failure that may pass */
+    PROGRAM_IDLE, /* not begun, or failed for a reason that may pass */
     PROGRAM_BUILDING,
     PROGRAM_READY,
     PROGRAM_FAILED, /* the compiler refused: it will again */
@@ -125,18 +125,20 @@ static void read_build_log(cl_dev *dev, cl_program program, char *ret_text)
     if (log) host->free(host->context, log);
 }
 
-static sobre_status build_source(cl_dev *dev, const gpu_variant *variant, const char *source,
-                                 const char *options, cl_program *ret_program, cl_problem *problem)
+static program_state build_source(cl_dev *dev, const gpu_variant *variant, const char *source,
+                                  const char *options, cl_program *ret_program, cl_problem *problem)
 {
     cl_int error;
     cl_program program = clCreateProgramWithSource(dev->context, 1, &source, NULL, &error);
 
-    if (error != CL_SUCCESS)
-        return cl_problem_set(problem, dev, error, "clCreateProgramWithSource(%s)", variant->file);
+    if (error != CL_SUCCESS) {
+        cl_problem_set(problem, dev, error, "clCreateProgramWithSource(%s)", variant->file);
+        return PROGRAM_IDLE;
+    }
     error = clBuildProgram(program, 1, &dev->id, options, NULL, NULL);
     if (error == CL_SUCCESS) {
         *ret_program = program;
-        return SOBRE_OK;
+        return PROGRAM_READY;
     }
     cl_problem_set(problem, dev, error, "clBuildProgram(%s, \"%s\")", variant->file, options);
     if (error == CL_BUILD_PROGRAM_FAILURE) {
@@ -147,15 +149,16 @@ static sobre_status build_source(cl_dev *dev, const gpu_variant *variant, const 
                  log[0] ? log : "nothing");
     }
     clReleaseProgram(program);
-    return problem->status;
+    return error == CL_BUILD_PROGRAM_FAILURE ? PROGRAM_FAILED : PROGRAM_IDLE;
 }
 
-/* Ends in PROGRAM_READY, PROGRAM_FAILED, or PROGRAM_IDLE: a failure that may pass. */
+/* Ends in PROGRAM_READY, or with a problem in PROGRAM_FAILED or PROGRAM_IDLE. */
 static program_state build(cl_dev *dev, const gpu_variant *variant, cl_program *ret_program,
                            cl_problem *problem)
 {
     const char *source = source_of(variant);
     char options[OPTIONS_SIZE];
+    program_state state;
     cl_hash key;
 
     if (!source) {
@@ -167,10 +170,9 @@ static program_state build(cl_dev *dev, const gpu_variant *variant, cl_program *
     write_options(variant, options);
     key = cl_hash_text(cl_hash_text(dev->identity, source), options);
     if (build_cached(dev, key, options, ret_program)) return PROGRAM_READY;
-    if (build_source(dev, variant, source, options, ret_program, problem) < 0)
-        return problem->status == SOBRE_DEVICE ? PROGRAM_FAILED : PROGRAM_IDLE;
-    store_binary(dev, key, *ret_program);
-    return PROGRAM_READY;
+    state = build_source(dev, variant, source, options, ret_program, problem);
+    if (state == PROGRAM_READY) store_binary(dev, key, *ret_program);
+    return state;
 }
 
 /* --- The table. The mutex is held but while a program is built. */
