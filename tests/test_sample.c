@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Samplers: each parameter alone and together, distributions against their exact values. */
+/* Samplers: each parameter alone and together, distributions against their exact values; and that
+ * devices pick what the host does. */
 #include "sample.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
+
+#include "rig.h"
 
 static sobre_context *ctx;
 
@@ -425,6 +424,281 @@ static void test_options(void **state)
     assert_int_equal(sampler_open(ctx, &newer.o, 5, &s), SOBRE_UNSUPPORTED);
 }
 
+/* --- On devices. */
+
+static float param_float(const int32_t *params, int i)
+{
+    float x;
+    memcpy(&x, &params[i], sizeof x);
+    return x;
+}
+
+/* What a device is told. */
+static void test_params(void **state)
+{
+    enum { N_VOCAB = 1000, N_HISTORY = 400 };
+    const int32_t *adjust;
+    int32_t params[SOBRE_SAMPLE_PARAMS_SIZE], history[N_HISTORY] = {7, 3, -1, 7, 1000, 9, 7};
+    const sobre_logit_bias bias[] = {{7, -1.5f}, {2, -INFINITY}}, twice[] = {{7, 1}, {7, 1}};
+    sampler *s =
+        open_sampler(SOBRE(sampling, .temperature = 0.5f, .top_k = 9, .min_p = 0.25f,
+                           .presence_penalty = 2, .penalty_last_n = -1, .bias = bias, .n_bias = 2),
+                     N_VOCAB);
+    sampler_params(s, history, 7, params);
+    assert_int_equal(params[SOBRE_SAMPLE_MODE], SOBRE_SAMPLE_MODE_LIST);
+    assert_true(param_float(params, SOBRE_SAMPLE_INV_TEMPERATURE) == 2);
+    assert_int_equal(params[SOBRE_SAMPLE_TOP_K], 9);
+    assert_true(param_float(params, SOBRE_SAMPLE_TOP_P) == 1);
+    assert_true(param_float(params, SOBRE_SAMPLE_MIN_P) == 0.25f);
+    assert_true(param_float(params, SOBRE_SAMPLE_REPETITION) == 1);
+    assert_true(param_float(params, SOBRE_SAMPLE_PRESENCE) == 2);
+    const struct {
+        int32_t id, count;
+        float bias;
+    } want[] = {{7, 3, -1.5f}, {2, 0, -INFINITY}, {3, 1, 0}, {9, 1, 0}};
+    assert_int_equal(params[SOBRE_SAMPLE_N_ADJUST], 4);
+    for (int i = 0; i < 4; i++) {
+        adjust = params + SOBRE_SAMPLE_ADJUST + i * SOBRE_SAMPLE_ADJUST_SIZE;
+        assert_int_equal(adjust[SOBRE_SAMPLE_ADJUST_ID], want[i].id);
+        assert_int_equal(adjust[SOBRE_SAMPLE_ADJUST_COUNT], want[i].count);
+        assert_true(param_float(adjust, SOBRE_SAMPLE_ADJUST_BIAS) == want[i].bias);
+    }
+    /* More different tokens than there is room for, and then fewer again. */
+    for (int i = 0; i < N_HISTORY; i++) history[i] = i;
+    sampler_params(s, history, N_HISTORY, params);
+    assert_int_equal(params[SOBRE_SAMPLE_MODE], SOBRE_SAMPLE_MODE_HOST);
+    sampler_params(s, history, SOBRE_SAMPLE_MAX_ADJUST, params);
+    assert_int_equal(params[SOBRE_SAMPLE_MODE], SOBRE_SAMPLE_MODE_LIST);
+    assert_int_equal(params[SOBRE_SAMPLE_N_ADJUST], SOBRE_SAMPLE_MAX_ADJUST);
+    sampler_close(s);
+
+    const struct {
+        sobre_sampling o;
+        int32_t mode;
+    } modes[] = {
+        {{.top_k = 0}, SOBRE_SAMPLE_MODE_BEST},
+        {{.n_top = 1}, SOBRE_SAMPLE_MODE_LIST},
+        {{.temperature = 1, .top_k = 64}, SOBRE_SAMPLE_MODE_LIST},
+        {{.temperature = 1, .top_k = 65}, SOBRE_SAMPLE_MODE_HOST},
+        {{.temperature = 1, .top_k = N_VOCAB}, SOBRE_SAMPLE_MODE_LIST},
+        {{.temperature = 1e-40f}, SOBRE_SAMPLE_MODE_HOST},
+        {{.n_top = 1, .frequency_penalty = 1}, SOBRE_SAMPLE_MODE_HOST},
+        {{.n_top = 1, .bias = bias, .n_bias = 1}, SOBRE_SAMPLE_MODE_HOST},
+        {{.bias = twice, .n_bias = 2}, SOBRE_SAMPLE_MODE_HOST},
+    };
+    for (size_t k = 0; k < sizeof modes / sizeof *modes; k++) {
+        sobre_sampling o = modes[k].o;
+        o.struct_size = sizeof o;
+        s = open_sampler(&o, N_VOCAB);
+        sampler_params(s, history, 3, params);
+        assert_int_equal(params[SOBRE_SAMPLE_MODE], modes[k].mode);
+        sampler_close(s);
+    }
+}
+
+/* Each pick uses one random number up, whoever makes it and however often it is prepared. */
+static void test_turns(void **state)
+{
+    int32_t params[SOBRE_SAMPLE_PARAMS_SIZE], result[SOBRE_SAMPLE_RESULT_SIZE] = {0}, id;
+    const sobre_sampling *o = SOBRE(sampling, .temperature = 2, .seed = 3);
+    sampler *host = open_sampler(o, 5), *mixed = open_sampler(o, 5);
+    float logprob, uniform = -1;
+    for (int i = 0; i < 60; i++) {
+        int32_t want = pick(host, five);
+        for (int again = 0; again < 1 + i % 2; again++) {
+            sampler_params(mixed, NULL, 0, params);
+            float next = param_float(params, SOBRE_SAMPLE_UNIFORM);
+            assert_true(next >= 0 && next <= 1 && (next == uniform) == (again == 1));
+            uniform = next;
+        }
+        result[SOBRE_SAMPLE_ID] = want;
+        if (i % 3)
+            assert_int_equal(sampler_take(mixed, result, &id, &logprob), SOBRE_OK);
+        else
+            id = pick(mixed, five);
+        assert_int_equal(id, want);
+    }
+    result[SOBRE_SAMPLE_ID] = 5;
+    assert_int_equal(sampler_take(mixed, result, &id, &logprob), SOBRE_DEVICE);
+    result[SOBRE_SAMPLE_ID] = -1;
+    assert_int_equal(sampler_take(mixed, result, &id, &logprob), SOBRE_DEVICE);
+    sampler_close(host);
+    sampler_close(mixed);
+}
+
+typedef enum certainty { ANY, PICKED, LEFT } certainty; /* LEFT: to the host */
+
+enum { N_DEVICE_ROWS = 3, MAX_DEVICE_VOCAB = 70001 };
+
+/* A SAMPLE node for rows of n_vocab logits. */
+typedef struct device_node {
+    rig rig;
+    int32_t logits, params, out, n_vocab;
+    int32_t n_picks, n_left; /* where either is allowed */
+} device_node;
+
+static bool open_node(device_node *d, rig_device *on, int32_t n_vocab)
+{
+    sobre_node node = rig_node(SOBRE_OP_SAMPLE);
+    *d = (device_node){.n_vocab = n_vocab};
+    rig_open(&d->rig, on, N_DEVICE_ROWS + 1, N_DEVICE_ROWS + 1);
+    d->logits = rig_input(&d->rig, SOBRE_DIM_R, n_vocab);
+    d->params = rig_input(&d->rig, SOBRE_DIM_R, SOBRE_SAMPLE_PARAMS_SIZE);
+    d->out = rig_input(&d->rig, SOBRE_DIM_R, SOBRE_SAMPLE_RESULT_SIZE);
+    d->rig.values[d->params].dtype = d->rig.values[d->out].dtype = SOBRE_I32;
+    node.in[SOBRE_SAMPLE_LOGITS] = d->logits;
+    node.in[SOBRE_SAMPLE_PARAMS] = d->params;
+    node.out[0] = d->out;
+    rig_add(&d->rig, &node);
+    if (!rig_supported(&d->rig)) return false;
+    rig_compile(&d->rig);
+    return true;
+}
+
+/* Samples a few times by two samplers, alike: one only on the host, one on the device where it can.
+ */
+static void check_device(device_node *d, const sobre_sampling *o, const float *logits,
+                         const int32_t *history, int32_t n_history, certainty expected)
+{
+    static int32_t params[N_DEVICE_ROWS][SOBRE_SAMPLE_PARAMS_SIZE];
+    int32_t results[N_DEVICE_ROWS][SOBRE_SAMPLE_RESULT_SIZE];
+    sampler *host[N_DEVICE_ROWS], *mixed[N_DEVICE_ROWS];
+    sobre_sampling options = *o;
+    options.struct_size = sizeof options;
+    for (int r = 0; r < N_DEVICE_ROWS; r++) {
+        options.seed = o->seed + (uint64_t)r;
+        host[r] = open_sampler(&options, d->n_vocab);
+        mixed[r] = open_sampler(&options, d->n_vocab);
+    }
+    rig_write(&d->rig, d->logits, logits, N_DEVICE_ROWS * (uint64_t)d->n_vocab * sizeof *logits);
+    for (int turn = 0; turn < (o->temperature > 0 ? 3 : 1); turn++) {
+        for (int r = 0; r < N_DEVICE_ROWS; r++)
+            sampler_params(mixed[r], history, n_history, params[r]);
+        rig_write(&d->rig, d->params, params, sizeof params);
+        rig_run(&d->rig, N_DEVICE_ROWS, N_DEVICE_ROWS, NULL, 0);
+        rig_read(&d->rig, d->out, results, sizeof results);
+        for (int r = 0; r < N_DEVICE_ROWS; r++) {
+            const float *x = logits + (size_t)r * (size_t)d->n_vocab;
+            int32_t want = -1, id = -1;
+            float want_logprob = 0, logprob = 0;
+            size_t n_want, n;
+            bool left = results[r][SOBRE_SAMPLE_STATUS] != SOBRE_SAMPLE_PICKED;
+            if (expected != ANY) assert_int_equal(left, expected == LEFT);
+            if (expected == ANY) d->n_picks++;
+            if (expected == ANY) d->n_left += left;
+            sobre_status status =
+                sampler_pick(host[r], x, history, n_history, &want, &want_logprob);
+            assert_int_equal(left ? sampler_pick(mixed[r], x, history, n_history, &id, &logprob)
+                                  : sampler_take(mixed[r], results[r], &id, &logprob),
+                             status);
+            if (status < 0) continue;
+            assert_int_equal(id, want);
+            assert_true(fabsf(logprob - want_logprob) <= 1e-5f * fmaxf(1, fabsf(logprob)));
+            const sobre_token_prob *top = sampler_top(host[r], &n_want);
+            const sobre_token_prob *got = sampler_top(mixed[r], &n);
+            assert_int_equal(n, n_want);
+            for (size_t i = 0; i < n; i++) {
+                float a = top[i].logprob, b = got[i].logprob;
+                assert_int_equal(got[i].id, top[i].id);
+                assert_true(a == b || fabsf(a - b) <= 1e-5f * fmaxf(1, fabsf(a)));
+            }
+        }
+    }
+    rig_check_guards(&d->rig);
+    for (int r = 0; r < N_DEVICE_ROWS; r++) {
+        sampler_close(host[r]);
+        sampler_close(mixed[r]);
+    }
+}
+
+static void check_settings(device_node *d)
+{
+    static float logits[N_DEVICE_ROWS * MAX_DEVICE_VOCAB], bad[N_DEVICE_ROWS * MAX_DEVICE_VOCAB];
+    const int32_t n = d->n_vocab, history[] = {0, 4, 4, -1, 4, 2, n - 1, n};
+    const int32_t n_history = sizeof history / sizeof *history;
+    const sobre_logit_bias bias[] = {{0, -INFINITY}, {n - 1, 2.5f}};
+    const size_t size = N_DEVICE_ROWS * (size_t)n * sizeof *logits, total = size / sizeof *logits;
+    certainty if_many = n > SOBRE_SAMPLE_KEEP ? LEFT : ANY;
+    const struct {
+        sobre_sampling o;
+        certainty expected;
+    } settings[] = {
+        {{.top_k = 5}, PICKED},
+        {{.n_top = 1}, PICKED},
+        {{.n_top = 64}, PICKED},
+        {{.bias = bias, .n_bias = 2}, PICKED},
+        {{.repetition_penalty = 1.5f, .presence_penalty = 0.5f, .frequency_penalty = 1}, PICKED},
+        {{.repetition_penalty = 1.5f, .n_top = 2}, LEFT},
+        {{.temperature = 1, .top_k = 1}, ANY},
+        {{.temperature = 1.5f, .top_k = 40, .n_top = 3}, ANY},
+        {{.temperature = 0.7f, .top_k = 64, .top_p = 0.9f}, ANY},
+        {{.temperature = 0.3f, .top_p = 0.8f}, ANY},
+        {{.temperature = 0.25f}, ANY},
+        {{.temperature = 1e30f, .top_k = 20}, ANY},
+        {{.temperature = 0.5f, .min_p = 0.1f}, ANY},
+        {{.temperature = 1e-6f, .n_top = 2}, ANY},
+        {{.temperature = 0.8f,
+          .top_k = 30,
+          .top_p = 0.95f,
+          .min_p = 0.01f,
+          .repetition_penalty = 1.2f,
+          .presence_penalty = 0.2f,
+          .frequency_penalty = 0.1f,
+          .penalty_last_n = -1,
+          .bias = bias,
+          .n_bias = 2},
+         ANY},
+        {{.temperature = 1, .top_k = 65}, if_many},
+    };
+    uint32_t random = 11;
+    for (size_t i = 0; i < total; i++) {
+        random = random * 1664525u + 1013904223u;
+        float u = (float)(random >> 8) * 0x1p-24f;
+        /* Peaks over a plain, ties, and a token that is forbidden. */
+        logits[i] = u > 0.999f || i % 50 == 7 ? 12 * u : 4 * u;
+        if (i >= 2 * (size_t)n) logits[i] = roundf(logits[i]);
+        if (i % 97 == 31) logits[i] = -INFINITY;
+    }
+    for (size_t k = 0; k < sizeof settings / sizeof *settings; k++)
+        check_device(d, &settings[k].o, logits, history, n_history, settings[k].expected);
+    const float broken[] = {NAN, INFINITY};
+    for (size_t k = 0; k < 2; k++) {
+        memcpy(bad, logits, size);
+        for (int r = 0; r < N_DEVICE_ROWS; r++) bad[r * n + r * (n - 1) / 2] = broken[k];
+        check_device(d, &settings[0].o, bad, history, n_history, LEFT);
+        check_device(d, &settings[6].o, bad, history, n_history, LEFT);
+    }
+    for (size_t i = 0; i < total; i++) bad[i] = -INFINITY;
+    check_device(d, &settings[0].o, bad, history, n_history, LEFT);
+    check_device(d, &settings[6].o, bad, history, n_history, LEFT);
+    for (size_t i = 0; i < total; i++) bad[i] = 1;
+    check_device(d, &settings[2].o, bad, history, n_history, PICKED);
+}
+
+/* Devices pick what the host does, or leave it to the host. */
+static void test_devices(void **state)
+{
+    static rig_device devices[RIG_MAX_DEVICES];
+    const int32_t n_vocab[] = {2, 5, 63, 65, 300, 2049, MAX_DEVICE_VOCAB};
+    int32_t n = rig_devices(devices), n_tested = 0;
+    for (int32_t i = 0; i < n; i++) {
+        if (!rig_is_possible(&devices[i])) continue;
+        for (size_t k = 0; k < sizeof n_vocab / sizeof *n_vocab; k++) {
+            device_node d;
+            if (open_node(&d, &devices[i], n_vocab[k])) {
+                check_settings(&d);
+                assert_true(d.n_left * 8 <= d.n_picks);
+                n_tested++;
+            }
+            rig_close(&d.rig);
+        }
+        rig_device_close(&devices[i]);
+    }
+    if (n_tested > 0) return;
+    print_message("SKIP: none of the devices in SOBRE_TEST_DEVICES samples\n");
+    skip();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -435,6 +709,8 @@ int main(void)
         cmocka_unit_test(test_penalties),   cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_selection),   cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_bad_options), cmocka_unit_test(test_options),
+        cmocka_unit_test(test_params),      cmocka_unit_test(test_turns),
+        cmocka_unit_test(test_devices),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -294,6 +294,21 @@ static void exec_free(sobre_exec *exec)
     host->free(host->context, exec);
 }
 
+static uint8_t *data_of(const sobre_program *p, int32_t value)
+{
+    return p->spans[value].buffer->data + p->spans[value].offset;
+}
+
+/* Zeros are token 0, but some rows are the host's. */
+static void leave_rows(const sobre_program *p, const sobre_node *node, int32_t n_rows)
+{
+    const int32_t *params = (const int32_t *)data_of(p, node->in[SOBRE_SAMPLE_PARAMS]);
+    int32_t *result = (int32_t *)data_of(p, node->out[0]);
+    for (int32_t i = 0; i < n_rows; i++)
+        if (params[i * SOBRE_SAMPLE_PARAMS_SIZE + SOBRE_SAMPLE_MODE] == SOBRE_SAMPLE_MODE_HOST)
+            result[i * SOBRE_SAMPLE_RESULT_SIZE + SOBRE_SAMPLE_STATUS] = SOBRE_SAMPLE_UNDETERMINED;
+}
+
 /* Every output becomes zeros. */
 static sobre_status run(sobre_exec *exec, const sobre_run *run)
 {
@@ -304,10 +319,10 @@ static sobre_status run(sobre_exec *exec, const sobre_run *run)
         const sobre_node *node = &p->nodes[n];
         control->n_ops[node->op]++;
         for (int32_t i = 0; i < node->n_out; i++) {
-            const sobre_span *span = &p->spans[node->out[i]];
             int64_t elements = value_elements(&p->values[node->out[i]], run->n_cols, run->n_rows);
-            memset(span->buffer->data + span->offset, 0, (size_t)elements * 4); /* f32 or i32 */
+            memset(data_of(p, node->out[i]), 0, (size_t)elements * 4); /* f32 or i32 */
         }
+        if (node->op == SOBRE_OP_SAMPLE) leave_rows(p, node, run->n_rows);
     }
     control->n_runs++;
     control->n_cols = run->n_cols;

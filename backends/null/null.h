@@ -47,7 +47,7 @@ typedef struct null_control {
     const char *reason;       /* not NULL: the device is listed, but cannot be used */
     uint32_t unsupported;     /* bit i: nodes of op i */
     bool simple_only;         /* nodes with a prologue or an epilogue are unsupported too */
-    bool samples;             /* SAMPLE is supported: the token is always 0 */
+    bool samples;             /* SAMPLE is supported: the token is 0, unless the host is to pick */
     bool host_visible;        /* host_pointer() gives the memory */
     uint64_t alignment;       /* 0: 256 */
     uint64_t memory_size;     /* 0: no limit */
