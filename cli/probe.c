@@ -147,7 +147,8 @@ static int without_drivers(app *a, const char *fault, probe *ret)
 }
 
 /* What the child's end means: its devices, or a fault. */
-static int judge(app *a, sys_end end, int code, int seconds, const text_buffer *output, probe *ret)
+static int judge(app *a, sys_end end, int code, int seconds, bool measures,
+                 const text_buffer *output, probe *ret)
 {
     static const char advice[] = "update or remove the broken one, whose file is in "
                                  "/etc/OpenCL/vendors, or name another folder in OCL_ICD_VENDORS";
@@ -164,8 +165,12 @@ static int judge(app *a, sys_end end, int code, int seconds, const text_buffer *
     switch (end) {
     case SYS_END_INTERRUPT: return CODE_INTERRUPTED;
     case SYS_END_TIMEOUT:
-        snprintf(fault, sizeof fault, "its drivers did not answer within %d s; %s", seconds,
-                 advice);
+        if (measures)
+            snprintf(fault, sizeof fault, "it takes longer than %d s; --timeout gives it more",
+                     seconds);
+        else
+            snprintf(fault, sizeof fault, "its drivers did not answer within %d s; %s", seconds,
+                     advice);
         break;
     case SYS_END_CRASH:
         snprintf(fault, sizeof fault, "its drivers crash (%s); %s", sys_crash_text(code), advice);
@@ -199,7 +204,7 @@ static int run_child(app *a, int seconds, bool measures, probe *ret)
     }
     const sys_end end =
         sys_run_self(args, seconds * 1000, interrupt_pending, collect, &output, &code);
-    code = judge(a, end, code, seconds, &output, ret);
+    code = judge(a, end, code, seconds, measures, &output, ret);
     text_free(&output);
     return code;
 }
@@ -341,18 +346,45 @@ static void write_kept(const json_t *key, const probe *p)
     free(path);
 }
 
+/* Adds how fast the devices are, or why that cannot be told. Apart from listing them, so that those
+ * that cannot be measured in time can still be used. */
+static int measure_in_child(app *a, int seconds, probe *p)
+{
+    probe measured = {0};
+    const int code = run_child(a, seconds, true, &measured);
+    json_t *object;
+    size_t i;
+
+    if (code >= 0) return code;
+    p->measured = true;
+    if (!measured.fault) {
+        json_decref(p->devices);
+        p->devices = json_incref(measured.devices);
+    } else {
+        json_array_foreach(p->devices, i, object)
+        {
+            if (json_is_true(json_object_get(object, "usable")) &&
+                !text_is(object, "backend", "cpu"))
+                json_object_set_new(object, "measurement_error", text_or_null(measured.fault));
+        }
+    }
+    probe_free(&measured);
+    return -1;
+}
+
 int probe_run(app *a, int seconds, bool measures, probe *ret_probe)
 {
     probe p = {0}, old = {0};
     json_t *key = probe_key(a);
-    const int code = run_child(a, seconds, measures, &p);
+    int code = run_child(a, seconds, false, &p);
 
     if (code < 0 && key) {
         read_kept(key, &old);
-        p.measured = measures || old.measured;
+        p.measured = old.measured;
         probe_free(&old);
-        write_kept(key, &p);
     }
+    if (code < 0 && measures && !p.fault) code = measure_in_child(a, seconds, &p);
+    if (code < 0 && key) write_kept(key, &p);
     json_decref(key);
     if (code < 0)
         *ret_probe = p;
@@ -365,7 +397,7 @@ int probe_get(app *a, bool keeps, probe *ret_probe)
 {
     static const char notice[] = "looking for devices, once";
     const bool says = !a->args->quiet && sys_is_terminal(stderr);
-    probe p = {0}, measured = {0};
+    probe p = {0};
     json_t *key = probe_key(a);
     int code = -1;
 
@@ -377,12 +409,7 @@ int probe_get(app *a, bool keeps, probe *ret_probe)
     const bool lists = !p.devices, measures = keeps && !p.measured && (lists || probe_has_gpu(&p));
     if (says && (lists || measures)) fprintf(stderr, "%s", notice);
     if (lists) code = run_child(a, PROBE_SECONDS, false, &p);
-    if (code < 0 && measures && probe_has_gpu(&p)) {
-        /* Apart, so that a device that cannot be measured in time can still be named. */
-        code = run_child(a, PROBE_SECONDS, true, &measured);
-        probe_free(&measured);
-        p.measured = true;
-    }
+    if (code < 0 && measures && probe_has_gpu(&p)) code = measure_in_child(a, PROBE_SECONDS, &p);
     if (code < 0 && keeps && (lists || measures)) write_kept(key, &p);
     if (says && (lists || measures)) fprintf(stderr, "\r%*s\r", (int)sizeof notice, "");
     json_decref(key);
