@@ -254,20 +254,20 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
             if (is_first || n_padded > TILE) {
                 BARRIER();
                 LOCAL float *staged = (LOCAL float *)tile;
-                UNROLL
-                for (int c = 0; c < NC; c++) {
-                    for (int i = LOCAL_ID; i < n; i += WG) {
-                        int k = at + i;
+                for (int i = LOCAL_ID; i < n; i += WG) {
+                    int k = at + i, part = i % UNIT / 4;
+                    int to = (part * PART_STRIDE + i / UNIT) * 4 + i % 4;
+                    float w = norm_w_at >= 0 && k < n_in ? norm_w[norm_w_at + k] : 1.0f;
+                    float b = norm_b_at >= 0 && k < n_in ? norm_b[norm_b_at + k] : 0.0f;
+                    UNROLL
+                    for (int c = 0; c < NC; c++) {
                         float v = 0.0f;
                         if (k < n_in && c < n_cols) {
                             v = x[c * n_in + k] - mean[c];
                             if (is_first) squares[c] = FMA(v, v, squares[c]);
-                            v *= scale[c];
-                            if (norm_w_at >= 0) v *= norm_w[norm_w_at + k];
-                            if (norm_b_at >= 0) v += norm_b[norm_b_at + k];
+                            v = FMA(v * scale[c], w, b);
                         }
-                        int part = i % UNIT / 4;
-                        staged[(c * COL_STRIDE + part * PART_STRIDE + i / UNIT) * 4 + i % 4] = v;
+                        staged[to + c * COL_STRIDE * 4] = v;
                     }
                 }
                 BARRIER();
@@ -292,6 +292,7 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
 
         if (is_first && defers) {
             BARRIER();
+            UNROLL
             for (int c = 0; c < NC; c++) red[c * WG + LOCAL_ID] = squares[c];
             sum_runs(red, NC, WG);
             if (LOCAL_ID < NC) deferred[LOCAL_ID] = RSQRT(red[LOCAL_ID * WG] / (float)n_in + eps);
