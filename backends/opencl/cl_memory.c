@@ -89,7 +89,7 @@ static sobre_status write_small(cl_dev *dev, gpu_mem *mem, size_t offset, const 
     }
     os_mutex_unlock(&s->sync.mutex);
     if (error == CL_SUCCESS) return SOBRE_OK;
-    return cl_fail(dev, error, "%s(%zu bytes)", call, size);
+    return cl_fail(dev, error, "%s", call);
 }
 
 sobre_status cl_memory_write(sobre_device *device, gpu_mem *mem, uint64_t offset, const void *data,
