@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# setup.sh GROUP...: makes sure that what building (build), a device (opencl), fetching the model
-# (fetch) and testing (test) need is there. Installs what is missing on Debian and its relatives, as root or by sudo;
-# elsewhere says what to install.
+# setup.sh GROUP...: makes sure that what building (build), OpenCL (opencl), fetching the model
+# (fetch) and testing (test) need is there. Installs what is missing on Debian and its relatives, as
+# root or by sudo; elsewhere says what to install.
 set -eu
 
 # group | how to tell that it is there | Debian package | what it is, for other systems.
