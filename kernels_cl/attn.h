@@ -84,7 +84,7 @@ FN float dot4(float4 a, float4 b, float c)
 FN float attn_score(float dot, float cap, float slope, int distance)
 {
     float s = cap > 0.0f ? cap * TANH(dot) : dot;
-    return FMA(-slope, (float)distance, s);
+    return FMA(-slope, FABS((float)distance), s);
 }
 
 #endif

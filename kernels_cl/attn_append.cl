@@ -10,20 +10,6 @@
 #include "attn.h"
 #include "rope.h"
 
-/* 1 / root mean square of n numbers, of which work-item i has summed up its squares in `sum`. All
- * of the group must come by; `scratch` is [ATTN_APPEND_GROUP]. */
-FN float head_scale(float sum, int n, float eps, LOCAL float *scratch)
-{
-    int lane = LOCAL_ID;
-    scratch[lane] = sum;
-    BARRIER();
-    for (int width = ATTN_APPEND_GROUP / 2; width > 0; width /= 2) {
-        if (lane < width) scratch[lane] += scratch[lane + width];
-        BARRIER();
-    }
-    return RSQRT(scratch[0] / (float)n + eps);
-}
-
 /* The dim that is rotated together with dim d < n_dims. */
 FN int rope_partner(int kind, int d, int n_dims)
 {
@@ -65,23 +51,21 @@ attn_append(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
             int kv_at, int page_size, int n_head, int n_head_kv, int head_dim, int norm, float eps,
             int rope_kind, int n_dims)
 {
-    LOCAL_ARRAY float scratch[ATTN_APPEND_GROUP];
+    LOCAL_ARRAY float4 squares[ATTN_APPEND_GROUP / 4];
     int lane = LOCAL_ID;
     int col = GROUP_X;
-    int head = GROUP_Y;
     int n_q = q_at < 0 ? 0 : n_head;
-    if (head >= n_q + n_head_kv) { /* v: copied */
-        head -= n_q + n_head_kv;
-    } else if (head >= n_q) {
-        head -= n_q;
-    }
     int is_q = GROUP_Y < n_q;
     int is_v = GROUP_Y >= n_q + n_head_kv;
-    uint octets = (uint)head_dim / 8u;
+    int head = is_q ? GROUP_Y : is_v ? GROUP_Y - n_q - n_head_kv : GROUP_Y - n_q;
+    GLOBAL const float *x = is_q ? q : is_v ? v : k;
+    uint row = (uint)(col * (is_q ? n_head : n_head_kv) + head) * (uint)head_dim;
+    uint from = (uint)(is_q ? q_at : is_v ? v_at : k_at) + row;
 
     uint slot = 0; /* octet of the column's position, for dims 0 to 7 */
     uint step = 0; /* to the next 8 dims */
     if (!is_q) {
+        uint octets = (uint)head_dim / 8u;
         GLOBAL const int *seq = run + run[RUN_SEQ_AT] + run[run[RUN_COL_AT] + col] * RUN_SEQ_SIZE;
         uint at = (uint)(seq[RUN_SEQ_POS] + col - seq[RUN_SEQ_COL]);
         uint id = (uint)run[run[RUN_PAGE_AT] + seq[RUN_SEQ_PAGES] + (int)(at / RUN_PAGE)];
@@ -91,33 +75,32 @@ attn_append(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
                     : kv_k_octet(page, (uint)head, octets) + in_page;
         step = is_v ? 1u : (uint)RUN_PAGE;
     }
-    if (is_v) {
-        uint from = (uint)v_at + (uint)(col * n_head_kv + head) * (uint)head_dim;
-        for (int d = lane; d < head_dim; d += ATTN_APPEND_GROUP)
-            kv_store(v[from + (uint)d], kv, slot + (uint)d / 8u * step, (uint)d % 8u);
-    } else {
-        GLOBAL const float *x = is_q ? q : k;
-        GLOBAL const float *w = is_q ? q_norm : k_norm;
-        int w_at = is_q ? q_norm_at : k_norm_at;
-        uint row = (uint)(col * (is_q ? n_head : n_head_kv) + head) * (uint)head_dim;
-        uint from = (uint)(is_q ? q_at : k_at) + row;
-        int at = rope_kind == ATTN_ROPE_NONE ? 0 : pos[pos_at + col];
-        float scale = 1.0f;
-        if (norm) {
-            float sum = 0.0f;
-            for (int d = lane; d < head_dim; d += ATTN_APPEND_GROUP) {
-                float e = x[from + (uint)d];
-                sum = FMA(e, e, sum);
-            }
-            scale = head_scale(sum, head_dim, eps, scratch);
-        }
-        for (int d = lane; d < head_dim; d += ATTN_APPEND_GROUP) {
-            float y = head_dim_ready(x, from, d, scale, w, w_at, rope_kind, n_dims, at, freqs,
-                                     freqs_at, factors, factors_at);
-            if (is_q)
-                q_out[(uint)q_out_at + row + (uint)d] = y;
-            else
-                kv_store(y, kv, slot + (uint)d / 8u * step, (uint)d % 8u);
-        }
+
+    float sum = 0.0f;
+    for (int d = lane; d < head_dim; d += ATTN_APPEND_GROUP) {
+        float e = x[from + (uint)d];
+        sum = FMA(e, e, sum);
+    }
+    ((LOCAL float *)squares)[lane] = sum;
+    BARRIER();
+    sum = 0.0f;
+    for (int i = 0; i < ATTN_APPEND_GROUP / 4; i++) {
+        float4 e = squares[i];
+        sum += (e.x + e.y) + (e.z + e.w);
+    }
+
+    /* v goes in as it is. */
+    float scale = norm && !is_v ? RSQRT(sum / (float)head_dim + eps) : 1.0f;
+    GLOBAL const float *w = is_q ? q_norm : k_norm;
+    int w_at = is_v ? -1 : is_q ? q_norm_at : k_norm_at;
+    int turns = is_v ? ATTN_ROPE_NONE : rope_kind;
+    int at = turns == ATTN_ROPE_NONE ? 0 : pos[pos_at + col];
+    for (int d = lane; d < head_dim; d += ATTN_APPEND_GROUP) {
+        float y = head_dim_ready(x, from, d, scale, w, w_at, turns, n_dims, at, freqs, freqs_at,
+                                 factors, factors_at);
+        if (is_q)
+            q_out[(uint)q_out_at + row + (uint)d] = y;
+        else
+            kv_store(y, kv, slot + (uint)d / 8u * step, (uint)d % 8u);
     }
 }

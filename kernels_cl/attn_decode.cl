@@ -47,9 +47,10 @@ attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
     LOCAL float *s = (LOCAL float *)s_shared;
 
     int lane = LOCAL_ID;
-    int split = GROUP_X % n_splits;
-    int chunk = GROUP_X / n_splits % n_chunks;
-    int head_kv = GROUP_X / n_splits / n_chunks;
+    int job = GROUP_X / n_splits;
+    int split = GROUP_X - job * n_splits;
+    int head_kv = job / n_chunks;
+    int chunk = job - head_kv * n_chunks;
     int per_kv = n_head / n_head_kv;
     int per_chunk = (per_kv + n_chunks - 1) / n_chunks;
     int n = per_kv - chunk * per_chunk; /* query heads of this group */
@@ -82,9 +83,10 @@ attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
     uint q_first = (uint)q_at + (uint)(col * n_head + head) * (uint)head_dim;
     for (int i = lane; i < n * head_dim; i += GROUP)
         ((LOCAL float *)q_shared)[i] = q[q_first + (uint)i] * q_scale;
+    for (int i = lane; i < HEADS * STRIDE; i += GROUP) s[i] = 0.0f;
 
     /* In the softmax LANES work-items share a head; in the sum over V a work-item owns 4 dims, and
-     * n_teams of those share the positions. */
+     * n_teams of those share the positions; what is left of the group counts for nothing. */
     int soft_head = lane / LANES;
     int soft_lane = lane % LANES;
     float most = LOWEST;
@@ -145,62 +147,60 @@ attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
 
         /* Weights. */
         float high = LOWEST;
-        if (soft_head < n)
-            for (int i = soft_lane; i < TILE; i += LANES)
-                high = FMAX(high, s[soft_head * STRIDE + i]);
+        for (int i = 0; i < TILE; i += LANES)
+            high = FMAX(high, s[soft_head * STRIDE + i + soft_lane]);
         part[lane] = high;
         BARRIER();
-        if (soft_head < n) {
-            float before = most;
-            for (int i = 0; i < LANES; i++) most = FMAX(most, part[soft_head * LANES + i]);
-            float less = EXP2(before - most);
-            total *= less;
-            for (int i = soft_lane; i < TILE; i += LANES) {
-                float score = s[soft_head * STRIDE + i];
-                float weight = score > LOWEST ? EXP2(score - most) : 0.0f;
-                s[soft_head * STRIDE + i] = weight;
-                total += weight;
-            }
-            if (soft_lane == 0) shrink[soft_head] = less;
+        float before = most;
+        for (int i = 0; i < LANES; i++) most = FMAX(most, part[soft_head * LANES + i]);
+        float less = EXP2(before - most);
+        total *= less;
+        for (int i = 0; i < TILE; i += LANES) {
+            float score = s[soft_head * STRIDE + i + soft_lane];
+            float weight = score > LOWEST ? EXP2(score - most) : 0.0f;
+            s[soft_head * STRIDE + i + soft_lane] = weight;
+            total += weight;
         }
+        if (soft_lane == 0) shrink[soft_head] = less;
         BARRIER();
 
         /* The sum over V, four positions at a time; they share a page. */
-        if (team < n_teams) {
+        UNROLL
+        for (int h = 0; h < HEADS; h++) {
+            if (h < n) {
+                float shrunk = shrink[h];
+                UNROLL
+                for (int d = 0; d < 4; d++) acc[h][d] *= shrunk;
+            }
+        }
+        int n_pos = to - tile < TILE ? to - tile : TILE;
+        for (int step = 0; step < n_pos; step += n_teams * 4) {
+            int mine = step + team * 4;
+            int i = mine < n_pos ? mine : 0;
+            int i_w = mine < n_pos ? mine : TILE; /* where weights are 0 */
+            uint at = (uint)(tile + i);
+            uint page = (uint)kv_at + (uint)pages[at / RUN_PAGE] * (uint)page_size;
+            uint v = kv_v_octet(page, (uint)head_kv, octets, (uint)n_head_kv) +
+                     at % RUN_PAGE * octets + (uint)quad / 2u;
+            uint second = (uint)quad % 2u;
+            /* Weights past the end are 0, but V there may be NaN: the last one stands in. */
+            int rest = n_pos - 1 - i;
+            float4 v0 = kv_load4(kv, v, second);
+            float4 v1 = kv_load4(kv, v + (uint)(rest < 1 ? rest : 1) * octets, second);
+            float4 v2 = kv_load4(kv, v + (uint)(rest < 2 ? rest : 2) * octets, second);
+            float4 v3 = kv_load4(kv, v + (uint)(rest < 3 ? rest : 3) * octets, second);
             UNROLL
             for (int h = 0; h < HEADS; h++) {
                 if (h < n) {
-                    float less = shrink[h];
-                    UNROLL
-                    for (int d = 0; d < 4; d++) acc[h][d] *= less;
-                }
-            }
-            int n_pos = to - tile < TILE ? to - tile : TILE;
-            for (int i = team * 4; i < n_pos; i += n_teams * 4) {
-                uint at = (uint)(tile + i);
-                uint page = (uint)kv_at + (uint)pages[at / RUN_PAGE] * (uint)page_size;
-                uint v = kv_v_octet(page, (uint)head_kv, octets, (uint)n_head_kv) +
-                         at % RUN_PAGE * octets + (uint)quad / 2u;
-                uint second = (uint)quad % 2u;
-                /* Weights past the end are 0, but V there may be NaN: the last one stands in. */
-                int rest = n_pos - 1 - i;
-                float4 v0 = kv_load4(kv, v, second);
-                float4 v1 = kv_load4(kv, v + (uint)(rest < 1 ? rest : 1) * octets, second);
-                float4 v2 = kv_load4(kv, v + (uint)(rest < 2 ? rest : 2) * octets, second);
-                float4 v3 = kv_load4(kv, v + (uint)(rest < 3 ? rest : 3) * octets, second);
-                UNROLL
-                for (int h = 0; h < HEADS; h++) {
-                    if (h < n) {
-                        float4 w = s_shared[(h * STRIDE + i) / 4];
-                        acc[h][0] = FMA(w.w, v3.x,
-                                        FMA(w.z, v2.x, FMA(w.y, v1.x, FMA(w.x, v0.x, acc[h][0]))));
-                        acc[h][1] = FMA(w.w, v3.y,
-                                        FMA(w.z, v2.y, FMA(w.y, v1.y, FMA(w.x, v0.y, acc[h][1]))));
-                        acc[h][2] = FMA(w.w, v3.z,
-                                        FMA(w.z, v2.z, FMA(w.y, v1.z, FMA(w.x, v0.z, acc[h][2]))));
-                        acc[h][3] = FMA(w.w, v3.w,
-                                        FMA(w.z, v2.w, FMA(w.y, v1.w, FMA(w.x, v0.w, acc[h][3]))));
-                    }
+                    float4 w = s_shared[(h * STRIDE + i_w) / 4];
+                    acc[h][0] =
+                        FMA(w.w, v3.x, FMA(w.z, v2.x, FMA(w.y, v1.x, FMA(w.x, v0.x, acc[h][0]))));
+                    acc[h][1] =
+                        FMA(w.w, v3.y, FMA(w.z, v2.y, FMA(w.y, v1.y, FMA(w.x, v0.y, acc[h][1]))));
+                    acc[h][2] =
+                        FMA(w.w, v3.z, FMA(w.z, v2.z, FMA(w.y, v1.z, FMA(w.x, v0.z, acc[h][2]))));
+                    acc[h][3] =
+                        FMA(w.w, v3.w, FMA(w.z, v2.w, FMA(w.y, v1.w, FMA(w.x, v0.w, acc[h][3]))));
                 }
             }
         }
@@ -225,7 +225,9 @@ attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
             }
             BARRIER();
             int n_heads = n - h < 4 ? n - h : 4;
-            for (int i = lane; i < n_heads * head_dim; i += GROUP) {
+            for (int first = 0; first < n_heads * head_dim; first += GROUP) {
+                int owns = first + lane < n_heads * head_dim;
+                int i = owns ? first + lane : 0;
                 int g = i / head_dim;
                 int d = i - g * head_dim;
                 float sum = 0.0f;
@@ -233,16 +235,12 @@ attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
                 g += h;
                 float weights = 0.0f;
                 for (int t = 0; t < LANES; t++) weights += part[g * LANES + t];
-                if (ml_at < 0) {
-                    out[(uint)out_at + (uint)(col * n_head + head + g) * (uint)head_dim + (uint)d] =
-                        weights > 0.0f ? sum / weights : 0.0f;
-                } else {
-                    int at = row + g * n_splits;
-                    out[(uint)out_at + (uint)at * (uint)head_dim + (uint)d] = sum;
-                    if (d == 0) {
-                        ml[ml_at + at * 2] = shrink[g];
-                        ml[ml_at + at * 2 + 1] = weights;
-                    }
+                int at = ml_at < 0 ? col * n_head + head + g : row + g * n_splits;
+                float x = ml_at >= 0 ? sum : weights > 0.0f ? sum / weights : 0.0f;
+                if (owns) out[(uint)out_at + (uint)at * (uint)head_dim + (uint)d] = x;
+                if (owns && d == 0 && ml_at >= 0) {
+                    ml[ml_at + at * 2] = shrink[g];
+                    ml[ml_at + at * 2 + 1] = weights;
                 }
             }
         }

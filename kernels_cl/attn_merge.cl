@@ -15,7 +15,9 @@ attn_merge(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT acc, int
     int col = run[run[RUN_SEQ_AT] + GROUP_Y * RUN_SEQ_SIZE + RUN_SEQ_COL];
     float most = LOWEST;
     for (int i = 0; i < n_splits; i++) most = FMAX(most, ml[ml_at + (row + i) * 2]);
-    for (int d = LOCAL_ID; d < head_dim; d += ATTN_MERGE_GROUP) {
+    for (int first = 0; first < head_dim; first += ATTN_MERGE_GROUP) {
+        int owns = first + LOCAL_ID < head_dim;
+        int d = owns ? first + LOCAL_ID : 0;
         float sum = 0.0f;
         float total = 0.0f;
         for (int i = 0; i < n_splits; i++) {
@@ -27,7 +29,8 @@ attn_merge(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT acc, int
                     FMA(acc[(uint)acc_at + (uint)(row + i) * (uint)head_dim + (uint)d], scale, sum);
             }
         }
-        out[(uint)out_at + (uint)(col * n_head + GROUP_X) * (uint)head_dim + (uint)d] =
-            total > 0.0f ? sum / total : 0.0f;
+        if (owns)
+            out[(uint)out_at + (uint)(col * n_head + GROUP_X) * (uint)head_dim + (uint)d] =
+                total > 0.0f ? sum / total : 0.0f;
     }
 }

@@ -46,8 +46,8 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
 
     int lane = LOCAL_ID % LANES;
     int team = LOCAL_ID / LANES;
-    int chunk = GROUP_Y % n_chunks;
     int head_kv = GROUP_Y / n_chunks;
+    int chunk = GROUP_Y - head_kv * n_chunks;
     int per_kv = n_head / n_head_kv;
     int n_cols = RUN_TILE_COLS * n_tiles; /* of a group */
     int heads = ROWS / n_cols;
@@ -55,6 +55,8 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
     n_heads = n_heads < heads ? n_heads : heads;
     int head = head_kv * per_kv + chunk * heads;
     uint octets = (uint)head_dim / 8u;
+    int owns = lane < (int)octets; /* part of the result; others repeat the first one's work */
+    int lane_v = owns ? lane : 0;
 
     GLOBAL const int *tile = run + run[RUN_TILE_AT] + GROUP_X * RUN_TILE_SIZE;
     GLOBAL const int *seq = run + run[RUN_SEQ_AT] + tile[RUN_TILE_SEQ] * RUN_SEQ_SIZE;
@@ -72,8 +74,8 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
     for (int i = LOCAL_ID; i < ROWS * head_dim; i += GROUP) {
         int r = i / head_dim;
         int d = i - r * head_dim;
-        int c = r % n_cols;
         int h = r / n_cols;
+        int c = r - h * n_cols;
         float x = 0.0f;
         if (c < n_queries && h < n_heads)
             x = q[(uint)q_at + (uint)((col + c) * n_head + head + h) * (uint)head_dim + (uint)d];
@@ -91,8 +93,8 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
     UNROLL
     for (int i = 0; i < 4; i++) {
         int r = team + i * TEAMS;
-        int c = r % n_cols;
         int h = r / n_cols;
+        int c = r - h * n_cols;
         int there = c < n_queries && h < n_heads;
         row_query[i] = query + c;
         since[i] = window > 0 ? query + c + 1 - window : 0;
@@ -138,8 +140,7 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
             UNROLL
             for (int j = 0; j < 4; j++) {
                 int pos = key + lane + j * LANES;
-                int distance = row_query[i] - pos;
-                s[i][j] = attn_score(s[i][j], cap, slope[i], distance < 0 ? -distance : distance);
+                s[i][j] = attn_score(s[i][j], cap, slope[i], row_query[i] - pos);
                 if (pos < since[i] || pos >= until[i]) s[i][j] = LOWEST;
                 high = FMAX(high, s[i][j]);
             }
@@ -170,35 +171,33 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
 
         /* The sum over V, four positions at a time; they share a page. The next tile's weights are
          * written behind its first barrier, so none is needed here. */
-        if (lane < (int)octets) {
-            int n_keys = end - key < KEYS ? end - key : KEYS;
-            for (int j = 0; j < n_keys; j += 4) {
-                uint at = (uint)(key + j);
-                uint page = (uint)kv_at + (uint)pages[at / RUN_PAGE] * (uint)page_size;
-                uint v = kv_v_octet(page, (uint)head_kv, octets, (uint)n_head_kv) +
-                         at % RUN_PAGE * octets + (uint)lane;
-                float4 w[4];
+        int n_keys = end - key < KEYS ? end - key : KEYS;
+        for (int j = 0; j < n_keys; j += 4) {
+            uint at = (uint)(key + j);
+            uint page = (uint)kv_at + (uint)pages[at / RUN_PAGE] * (uint)page_size;
+            uint v = kv_v_octet(page, (uint)head_kv, octets, (uint)n_head_kv) +
+                     at % RUN_PAGE * octets + (uint)lane_v;
+            float4 w[4];
+            UNROLL
+            for (int i = 0; i < 4; i++) w[i] = p_shared[(team + i * TEAMS) * P_QUADS + j / 4];
+            UNROLL
+            for (int t = 0; t < 4; t++) {
+                /* Weights past the end are 0, but V there may be NaN. */
+                int past = n_keys - 1 - j < t;
+                uint o = v + (uint)(past ? n_keys - 1 - j : t) * octets;
+                float4 v0 = kv_load4(kv, o, 0u);
+                float4 v1 = kv_load4(kv, o, 1u);
                 UNROLL
-                for (int i = 0; i < 4; i++) w[i] = p_shared[(team + i * TEAMS) * P_QUADS + j / 4];
-                UNROLL
-                for (int t = 0; t < 4; t++) {
-                    /* Weights past the end are 0, but V there may be NaN. */
-                    int past = n_keys - 1 - j < t;
-                    uint octet = v + (uint)(past ? n_keys - 1 - j : t) * octets;
-                    float4 v0 = kv_load4(kv, octet, 0u);
-                    float4 v1 = kv_load4(kv, octet, 1u);
-                    UNROLL
-                    for (int i = 0; i < 4; i++) {
-                        float x = t == 0 ? w[i].x : t == 1 ? w[i].y : t == 2 ? w[i].z : w[i].w;
-                        acc[i][0] = FMA(x, v0.x, acc[i][0]);
-                        acc[i][1] = FMA(x, v0.y, acc[i][1]);
-                        acc[i][2] = FMA(x, v0.z, acc[i][2]);
-                        acc[i][3] = FMA(x, v0.w, acc[i][3]);
-                        acc[i][4] = FMA(x, v1.x, acc[i][4]);
-                        acc[i][5] = FMA(x, v1.y, acc[i][5]);
-                        acc[i][6] = FMA(x, v1.z, acc[i][6]);
-                        acc[i][7] = FMA(x, v1.w, acc[i][7]);
-                    }
+                for (int i = 0; i < 4; i++) {
+                    float x = t == 0 ? w[i].x : t == 1 ? w[i].y : t == 2 ? w[i].z : w[i].w;
+                    acc[i][0] = FMA(x, v0.x, acc[i][0]);
+                    acc[i][1] = FMA(x, v0.y, acc[i][1]);
+                    acc[i][2] = FMA(x, v0.z, acc[i][2]);
+                    acc[i][3] = FMA(x, v0.w, acc[i][3]);
+                    acc[i][4] = FMA(x, v1.x, acc[i][4]);
+                    acc[i][5] = FMA(x, v1.y, acc[i][5]);
+                    acc[i][6] = FMA(x, v1.z, acc[i][6]);
+                    acc[i][7] = FMA(x, v1.w, acc[i][7]);
                 }
             }
         }
@@ -210,15 +209,16 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
     UNROLL
     for (int i = 0; i < 4; i++) {
         int r = team + i * TEAMS;
+        int h = r / n_cols;
+        int c = r - h * n_cols;
         float weights = 0.0f;
         for (int t = 0; t < LANES / 4; t++) {
             float4 x = part[r * (LANES / 4) + t];
             weights += (x.x + x.y) + (x.z + x.w);
         }
         float scale = weights > 0.0f ? 1.0f / weights : 0.0f;
-        if (until[i] > 0 && lane < (int)octets) {
-            uint to = (uint)out_at +
-                      (uint)((col + r % n_cols) * n_head + head + r / n_cols) * (uint)head_dim +
+        if (until[i] > 0 && owns) {
+            uint to = (uint)out_at + (uint)((col + c) * n_head + head + h) * (uint)head_dim +
                       (uint)lane * 8u;
             UNROLL
             for (int d = 0; d < 8; d++) out[to + (uint)d] = acc[i][d] * scale;
