@@ -254,9 +254,9 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
             if (is_first || n_padded > TILE) {
                 BARRIER();
                 LOCAL float *staged = (LOCAL float *)tile;
-                for (int i = LOCAL_ID; i < n; i += WG) {
-                    int k = at + i, part = i % UNIT / 4;
-                    int to = (part * PART_STRIDE + i / UNIT) * 4 + i % 4;
+                for (uint i = (uint)LOCAL_ID; i < (uint)n; i += WG) {
+                    uint part = i % UNIT / 4u, to = (part * PART_STRIDE + i / UNIT) * 4u + i % 4u;
+                    int k = at + (int)i;
                     float w = norm_w_at >= 0 && k < n_in ? norm_w[norm_w_at + k] : 1.0f;
                     float b = norm_b_at >= 0 && k < n_in ? norm_b[norm_b_at + k] : 0.0f;
                     UNROLL
@@ -272,10 +272,10 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
                 }
                 BARRIER();
 #if HAS_SUMS
-                for (int i = LOCAL_ID; i < NC * N_SUMS; i += WG) {
-                    int c = i / N_SUMS, block = i % N_SUMS;
+                for (uint i = (uint)LOCAL_ID; i < NC * N_SUMS; i += WG) {
+                    uint c = i / N_SUMS, block = i % N_SUMS;
                     float sum = 0.0f;
-                    for (int part = 0; part < PARTS && block < n / W_BLOCK; part++) {
+                    for (int part = 0; part < PARTS && block < (uint)n / W_BLOCK; part++) {
                         float4 v = tile[c * COL_STRIDE + part * PART_STRIDE + block];
                         sum += v.x + v.y + (v.z + v.w);
                     }
@@ -306,7 +306,7 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
         sum_runs(red, 2 * NC, lanes);
 
         for (int v = lane; v < NC * rows_of_lanes; v += lanes) {
-            int c = v % NC, r = row + v / NC;
+            int c = (int)((uint)v % NC), r = row + (int)((uint)v / NC);
             if (c >= n_cols || r >= n_rows) continue;
             float y = red[v * WG + first] * deferred[c];
             if (bias_at >= 0) y += bias[bias_at + r];

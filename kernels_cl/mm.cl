@@ -112,7 +112,7 @@ mm(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT x
     int first_col = GROUP_Y * MM_TILE;
 
     /* What this work-item stages. Rows and columns past the end repeat the last one. */
-    int line = LOCAL_ID / STAGERS, s = LOCAL_ID % STAGERS;
+    int line = (int)((uint)LOCAL_ID / STAGERS), s = (int)((uint)LOCAL_ID % STAGERS);
     int row = first_row + (glu ? line / 2 : line), col = first_col + line;
     int use_up = glu && line % 2 == 1;
     GLOBAL const uint4 *w = use_up || segment == 1 ? w1 : segment == 0 ? w0 : w2;
@@ -124,7 +124,8 @@ mm(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT x
     x += x_at + (col < n_cols ? col : n_cols - 1) * n_in;
 
     /* What it computes. */
-    int my_rows = LOCAL_ID % (MM_TILE / 4), my_cols = LOCAL_ID / (MM_TILE / 4);
+    int my_rows = (int)((uint)LOCAL_ID % (MM_TILE / 4)),
+        my_cols = (int)((uint)LOCAL_ID / (MM_TILE / 4));
     float4 sum[4];
     UNROLL
     for (int c = 0; c < 4; c++) sum[c].x = sum[c].y = sum[c].z = sum[c].w = 0.0f;
