@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compiled programs. Each variant is compiled once a device: by threads in the background after
- * prepare, or by the first who needs it; all others wait for that. What the driver's compiler made
- * is kept on disk (cl_cache.h).
+ * Compiled programs. Each file is compiled once a device, group size and set of defines: by threads
+ * in the background after prepare, or by the first who needs it; all others wait for that. What the
+ * driver's compiler made is kept on disk (cl_cache.h).
  */
 #include <stdio.h>
 #include <string.h>
@@ -21,7 +21,7 @@ typedef enum program_state {
 
 struct cl_program_entry {
     cl_program_entry *next;
-    gpu_variant variant;
+    gpu_variant variant; /* of the first who asked */
     program_state state;
     bool wanted; /* a thread should build it */
     cl_program program;
@@ -177,10 +177,10 @@ static program_state build(cl_dev *dev, const gpu_variant *variant, cl_program *
 
 /* --- The table. The mutex is held but while a program is built. */
 
-static bool same_variant(const gpu_variant *a, const gpu_variant *b)
+/* Kernels that stand in one file come from one program. */
+static bool same_program(const gpu_variant *a, const gpu_variant *b)
 {
-    return a->group == b->group && !strcmp(a->file, b->file) && !strcmp(a->entry, b->entry) &&
-           !strcmp(a->defines, b->defines);
+    return a->group == b->group && !strcmp(a->file, b->file) && !strcmp(a->defines, b->defines);
 }
 
 /* NULL: out of memory. */
@@ -190,7 +190,7 @@ static cl_program_entry *find_or_add(cl_dev *dev, const gpu_variant *variant)
     cl_programs *p = &dev->programs;
     cl_program_entry *e = p->first;
 
-    while (e && !same_variant(&e->variant, variant)) e = e->next;
+    while (e && !same_program(&e->variant, variant)) e = e->next;
     if (e) return e;
     e = host->alloc(host->context, sizeof *e, sizeof(void *));
     if (!e) return NULL;
