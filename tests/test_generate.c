@@ -5,6 +5,9 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "context.h"
+#include "null.h"
+
 /* next() picks what eval and argmax pick. */
 static void test_greedy(void **state)
 {
@@ -206,12 +209,137 @@ static void test_chat(void **state)
     }
 }
 
+/* --- On a device that samples: the null one, whose logits are all 0. */
+
+typedef struct sampling_device {
+    null_control control;
+    sobre_context *ctx;
+    sobre_model *model;
+    sobre_session *session;
+    void *bytes;
+} sampling_device;
+
+static void open_device(sampling_device *d, bool host_visible)
+{
+    int32_t number = 0;
+    size_t size;
+    gguf_make *g = gguf_make_llama(NULL);
+    *d = (sampling_device){.control = {.samples = true, .host_visible = host_visible}};
+    assert_int_equal(sobre_context_open(NULL, &d->ctx), SOBRE_OK);
+    context_null_control_set(d->ctx, &d->control);
+    assert_ok(d->ctx, sobre_device_get(d->ctx, "null", 0, &number, NULL));
+    d->bytes = gguf_make_bytes(g, &size);
+    gguf_make_free(g);
+    assert_ok(d->ctx, sobre_model_open(d->ctx, SOBRE(source, .data = d->bytes, .data_size = size),
+                                       &d->model));
+    assert_ok(d->ctx, sobre_model_load(d->model,
+                                       SOBRE(fit_options, .device = number, .n_ctx = 256,
+                                             .n_seq = 3, .n_chunk = 64),
+                                       NULL));
+    assert_ok(d->ctx, sobre_session_open(d->model, NULL, &d->session));
+}
+
+static void close_device(sampling_device *d)
+{
+    sobre_session_close(d->session);
+    sobre_model_close(d->model);
+    sobre_context_close(d->ctx);
+    assert_int_equal(d->control.n_buffers + d->control.n_execs + d->control.n_devices, 0);
+    free(d->bytes);
+}
+
+static int64_t count_calls(const null_control *control, int64_t from, null_call call)
+{
+    int64_t n = 0;
+    for (int64_t i = from; i < control->n_calls && i < NULL_LOG_SIZE; i++)
+        n += control->log[i] == call;
+    return n;
+}
+
+/* A token costs one read; a row that the host picks from, one more; none if it can look. */
+static void check_device_samples(bool host_visible)
+{
+    const sobre_logit_bias bias[] = {{5, 1}};
+    const sobre_sampling *options[] = {
+        SOBRE(sampling, .ignore_eos = 1),
+        SOBRE(sampling, .ignore_eos = 1, .bias = bias, .n_bias = 1, .n_top = 2),
+        SOBRE(sampling, .ignore_eos = 1, .temperature = 1, .top_k = 3, .n_top = 2),
+    };
+    const int32_t want[] = {0, 5, 0}; /* the second is beyond a device */
+    const sobre_event *e;
+    sampling_device d;
+    int32_t ids[100];
+    open_device(&d, host_visible);
+    test_ids(ids, 100, N_VOCAB, 3);
+    for (int32_t i = 0; i < 3; i++) {
+        assert_ok(d.ctx, sobre_session_sampling(d.session, i, options[i]));
+        assert_ok(d.ctx, sobre_session_prompt_ids(d.session, i, ids, i == 2 ? 100 : 4));
+    }
+    for (int step = 0; step < 4; step++) {
+        int64_t before = d.control.n_calls;
+        for (int32_t i = 0; i < 3; i++) {
+            assert_ok(d.ctx, sobre_session_next(d.session, -1, &e));
+            assert_int_equal(e->seq, i);
+            assert_int_equal(e->token, want[i]);
+            assert_int_equal(e->n_top, i ? 2 : 0);
+            if (i == 1) assert_float_equal(e->logprob, -log(N_VOCAB), 1e-4);
+            if (i == 1) assert_int_equal(e->top[1].id, 1);
+        }
+        if (step > 0)
+            assert_int_equal(count_calls(&d.control, before, NULL_CALL_READ), host_visible ? 0 : 2);
+        assert_int_equal(sobre_session_n_logits(d.session), 0);
+    }
+    assert_true(d.control.n_ops[SOBRE_OP_SAMPLE] >= 4);
+    /* What is evaluated by hand still gives logits. */
+    int64_t n_samples = d.control.n_ops[SOBRE_OP_SAMPLE];
+    assert_ok(d.ctx, sobre_seq_truncate(d.session, 1, 0));
+    assert_ok(d.ctx, eval(d.session, 1, ids, 4, SOBRE_WANT_ALL));
+    assert_int_equal(sobre_session_n_logits(d.session), 4);
+    assert_int_equal(d.control.n_ops[SOBRE_OP_SAMPLE], n_samples);
+    close_device(&d);
+}
+
+static void test_device_samples(void **state)
+{
+    check_device_samples(false);
+    check_device_samples(true);
+}
+
+/* A step that fails anywhere can be taken again. */
+static void test_device_fails(void **state)
+{
+    const sobre_logit_bias bias[] = {{5, 1}};
+    const sobre_event *e;
+    sampling_device d;
+    int32_t id = 65, n_failed = 0;
+    open_device(&d, false);
+    d.control.fail_status = SOBRE_DEVICE;
+    assert_ok(d.ctx, sobre_session_sampling(
+                         d.session, 0, SOBRE(sampling, .bias = bias, .n_bias = 1, .n_top = 1)));
+    assert_ok(d.ctx, sobre_session_prompt_ids(d.session, 0, &id, 1));
+    for (sobre_status status = SOBRE_DEVICE; status < 0;) {
+        int64_t first = d.control.n_calls + 1;
+        d.control.fail_at = first + n_failed;
+        status = sobre_session_next(d.session, -1, &e);
+        d.control.fail_at = 0;
+        if (status >= 0) break;
+        assert_int_equal(status, SOBRE_DEVICE);
+        n_failed++;
+        assert_ok(d.ctx, sobre_session_next(d.session, -1, &e));
+        assert_int_equal(e->token, 5);
+        assert_int_equal(e->finish, SOBRE_FINISH_NONE);
+    }
+    assert_true(n_failed > 6);
+    close_device(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy),      cmocka_unit_test(test_alone_and_in_a_batch),
-        cmocka_unit_test(test_finish),      cmocka_unit_test(test_events),
-        cmocka_unit_test(test_prompt_text), cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_greedy),         cmocka_unit_test(test_alone_and_in_a_batch),
+        cmocka_unit_test(test_finish),         cmocka_unit_test(test_events),
+        cmocka_unit_test(test_prompt_text),    cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_device_samples), cmocka_unit_test(test_device_fails),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
