@@ -105,7 +105,7 @@ void rig_close(rig *r)
     r->b->buffer_free(r->kv);
     r->b->buffer_free(r->arena);
     for (int32_t i = 0; i < RIG_VALUES; i++) {
-        r->b->buffer_free(r->weights[i]);
+        r->b->buffer_free(r->own[i]);
         free(r->packed[i].file);
     }
     memset(r, 0, sizeof *r);
@@ -129,7 +129,7 @@ static int32_t add_value(rig *r, sobre_value_kind kind, sobre_dtype dtype, int64
     v->dims[1] = n;
     snprintf(v->name, sizeof v->name, "v%d", (int)r->n_values);
     r->spans[r->n_values].size = size;
-    if (kind != SOBRE_VALUE_WEIGHT) {
+    if (kind != SOBRE_VALUE_WEIGHT && !r->no_poison) {
         r->spans[r->n_values].offset = r->arena_size;
         r->arena_size += aligned(r, size + RIG_GUARD);
     }
@@ -213,11 +213,13 @@ bool rig_supported(const rig *r)
     return true;
 }
 
+/* In a simulator weights are poisoned, too: it does not see what is written behind a buffer's
+ * begin, as they are. */
 static sobre_buffer *alloc_poisoned(rig *r, uint64_t size, sobre_buffer_use use)
 {
     sobre_buffer *buffer = NULL;
     assert_ok(r->ctx, r->b->buffer_alloc(r->device, size, use, &buffer));
-    if (!r->no_poison) {
+    if (!r->no_poison || use == SOBRE_BUFFER_WEIGHTS) {
         uint8_t *nan = rig_alloc(size);
         memset(nan, 0xff, (size_t)size);
         assert_ok(r->ctx, r->b->write(buffer, 0, nan, size));
@@ -238,13 +240,13 @@ static void pack_weights(rig *r)
         if (first < 0) first = i;
         r->spans[i].offset = apart ? 0 : size;
         size += aligned(r, r->spans[i].size);
-        if (apart) r->weights[i] = alloc_poisoned(r, r->spans[i].size, SOBRE_BUFFER_WEIGHTS);
+        if (apart) r->own[i] = alloc_poisoned(r, r->spans[i].size, SOBRE_BUFFER_WEIGHTS);
     }
-    if (first >= 0 && !apart) r->weights[first] = alloc_poisoned(r, size, SOBRE_BUFFER_WEIGHTS);
+    if (first >= 0 && !apart) r->own[first] = alloc_poisoned(r, size, SOBRE_BUFFER_WEIGHTS);
     for (int32_t i = 0; i < r->n_values; i++) {
         const sobre_weight *w = &r->packed[i].weight;
         if (!r->packed[i].file) continue;
-        r->spans[i].buffer = r->weights[apart ? i : first];
+        r->spans[i].buffer = r->own[apart ? i : first];
         int64_t half = w->n_rows / 32 * 16;
         const uint8_t *second =
             r->packed[i].file + rig_row_size(w->dtype, w->n_cols) * (uint64_t)half;
@@ -262,8 +264,11 @@ void rig_compile(rig *r)
     assert_true(rig_supported(r));
     pack_weights(r);
     if (r->arena_size > 0) r->arena = alloc_poisoned(r, r->arena_size, SOBRE_BUFFER_ARENA);
-    for (int32_t i = 0; i < r->n_values; i++)
-        if (!r->packed[i].file) r->spans[i].buffer = r->arena;
+    for (int32_t i = 0; i < r->n_values; i++) {
+        if (r->packed[i].file) continue;
+        if (r->no_poison) r->own[i] = alloc_poisoned(r, r->spans[i].size, SOBRE_BUFFER_ARENA);
+        r->spans[i].buffer = r->no_poison ? r->own[i] : r->arena;
+    }
     if (r->slot.page_size > 0)
         r->slot.buffer = r->kv = alloc_poisoned(r, r->slot.page_size * RIG_PAGES, SOBRE_BUFFER_KV);
     r->program = (sobre_program){.struct_size = sizeof r->program,
@@ -289,13 +294,13 @@ void rig_compile(rig *r)
 void rig_write(rig *r, int32_t value, const void *data, uint64_t size)
 {
     assert_true(size <= r->spans[value].size);
-    assert_ok(r->ctx, r->b->write(r->arena, r->spans[value].offset, data, size));
+    assert_ok(r->ctx, r->b->write(r->spans[value].buffer, r->spans[value].offset, data, size));
 }
 
 void rig_read(rig *r, int32_t value, void *ret_data, uint64_t size)
 {
     assert_true(size <= r->spans[value].size);
-    assert_ok(r->ctx, r->b->read(r->arena, r->spans[value].offset, ret_data, size));
+    assert_ok(r->ctx, r->b->read(r->spans[value].buffer, r->spans[value].offset, ret_data, size));
 }
 
 void rig_run(rig *r, int32_t n_cols, int32_t n_rows, const sobre_run_seq *seqs, int32_t n_seqs)

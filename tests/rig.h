@@ -69,7 +69,7 @@ typedef struct rig {
     sobre_context *ctx;
     const sobre_backend *b;
     sobre_device *device;
-    sobre_buffer *arena, *kv, *weights[RIG_VALUES];
+    sobre_buffer *arena, *kv, *own[RIG_VALUES]; /* of values that have one of their own */
     uint64_t arena_size;
     sobre_value values[RIG_VALUES];
     sobre_span spans[RIG_VALUES];
@@ -81,8 +81,9 @@ typedef struct rig {
     sobre_node nodes[RIG_NODES];
     int32_t n_nodes;
     int32_t n_cols, n_rows; /* the most of a run */
-    bool exact, no_poison;
-    bool no_cache; /* the device has none of the kind that is asked for */
+    bool exact;
+    bool no_poison; /* for a simulator that sees what nobody wrote: each value has a buffer */
+    bool no_cache;  /* the device has none of the kind that is asked for */
     sobre_kv_slot slot;
     sobre_program program;
     sobre_exec *exec;
