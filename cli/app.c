@@ -87,7 +87,8 @@ static int open_backend(app *a, const char *backend, const char *name, int64_t i
     const sobre_status status = sobre_device_count(a->context, backend, &n);
     if (status < 0 && status != SOBRE_UNAVAILABLE) return app_fail(a, status);
     if (status < 0) return unusable(a, name, probe_reason(a, backend));
-    if (index >= n) return unusable(a, name, "there is no such device here");
+    if (index >= n)
+        return unusable(a, name, n > 0 ? "there is no such device here" : probe_no_driver);
     const sobre_status got =
         sobre_device_get(a->context, backend, (int32_t)index, &a->device, &a->device_info);
     if (got < 0) return app_fail(a, got);

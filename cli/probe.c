@@ -40,6 +40,9 @@ static json_t *backend_json(const char *backend, const char *reason)
                      text_or_null(reason));
 }
 
+const char probe_no_driver[] =
+    "no driver is installed, or none of them has a device; `sobre doctor` says what to do";
+
 const char *probe_reason(const app *a, const char *backend)
 {
     const char *reason = sobre_error(a->context);
@@ -55,9 +58,8 @@ static void add_backend(app *a, const char *backend, json_t *devices)
     const sobre_status status = sobre_device_count(a->context, backend, &n);
 
     if (status < 0 || n == 0)
-        json_array_append_new(
-            devices, backend_json(backend, status < 0 ? probe_reason(a, backend)
-                                                      : "there is no device of this kind"));
+        json_array_append_new(devices, backend_json(backend, status < 0 ? probe_reason(a, backend)
+                                                                        : probe_no_driver));
     for (int32_t i = 0; i < n && status >= 0; i++) {
         const sobre_device_info *info;
         int32_t device;

@@ -26,6 +26,8 @@ int probe_run(app *a, int seconds, bool measures, probe *ret_probe);
  * driver no child is needed: `devices` is NULL then. `keeps` false leaves the cache folder as it
  * is. */
 int probe_get(app *a, bool keeps, probe *ret_probe);
+/* Why a backend that works has no devices. */
+extern const char probe_no_driver[];
 /* Why the library has no devices of a backend, without the backend's name. */
 const char *probe_reason(const app *a, const char *backend);
 bool probe_has_gpu(const probe *p);

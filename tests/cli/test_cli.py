@@ -44,7 +44,10 @@ class Program(unittest.TestCase):
         os.makedirs(cache_models)
         for name in ["little-one", "little-two", "other-00001-of-00002", "other-00002-of-00002"]:
             shutil.copy(cls.models["whole"], os.path.join(cache_models, name + ".gguf"))
-        cls.environment = {**os.environ, "XDG_CACHE_HOME": cls.cache, "NO_COLOR": ""}
+        no_drivers = os.path.join(cls.folder, "no-drivers")
+        os.makedirs(no_drivers)
+        cls.environment = {**os.environ, "XDG_CACHE_HOME": cls.cache, "NO_COLOR": "",
+                           "OCL_ICD_VENDORS": no_drivers}
         cls.environment.pop("COLUMNS", None)
 
     @classmethod
@@ -797,13 +800,18 @@ class Card(Program):
         self.assertIn("its fan is missing", err)
         self.assertEqual(self.answer(does="broken")[0]["backend"], "cpu")
 
+    def test_no_plugin(self):
+        self.environment["OCL_ICD_VENDORS"] = self.path("no-drivers")
+        err = self.err("run", self.models["whole"], "-p", "x", "--device", "opencl", "--plugins",
+                       self.path("no-drivers"), code=4)
+        self.assertIn("its plugin, libsobre-opencl.so, is not in", err)
+        self.assertIn("--fallback", err)
+
     def test_the_cpu_asks_nobody(self):
         self.assertEqual(self.answer("--device", "cpu", does="hang")[0]["backend"], "cpu")
-        self.environment["OCL_ICD_VENDORS"] = self.path("no-such-folder.d") + "/"
-        os.makedirs(self.environment["OCL_ICD_VENDORS"])
+        self.environment["OCL_ICD_VENDORS"] = self.path("no-drivers")
         self.assertEqual(self.answer(does="hang")[0]["backend"], "cpu")
         self.assertFalse(os.path.exists(self.kept))
-        os.rmdir(self.environment["OCL_ICD_VENDORS"])
 
     def test_auto_measures_once(self):
         self.assertEqual(self.answer()[0]["backend"], "opencl")  # it computes nothing, very fast
