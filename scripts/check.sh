@@ -4,6 +4,8 @@
 # undefined-behaviour sanitizers, and what has threads with the thread sanitizer. The last line is
 # "N passed, N failed, N skipped" over all of them.
 # GOLDEN=folder: the tests also use the full golden data there.
+# INTEL_OPENCL=1: the OpenCL backend is tested on Intel's runtime, too, which is fetched and is under
+# Intel's licence (docs/testing.md).
 set -eu
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh build fetch test
@@ -30,7 +32,7 @@ tsan_works() {
     return $works
 }
 
-./scripts/build.sh build all $options
+./scripts/build.sh build all $options "-Dopencl_runtimes=$(./scripts/opencl-runtimes.sh build/opencl)"
 ./scripts/build.sh build-san all $options $sanitized -Db_sanitize=address,undefined
 run build
 export ASAN_OPTIONS=detect_leaks=1:halt_on_error=1

@@ -28,6 +28,11 @@ test|has g++|g++|a C++ compiler
 test?|has x86_64-w64-mingw32-gcc|gcc-mingw-w64-x86-64|MinGW-w64
 test?|has clang-format|clang-format|clang-format 14
 test?|header simde/x86/avx512.h|libsimde-dev|SIMDe
+test?|ls /etc/OpenCL/vendors/pocl.icd|pocl-opencl-icd|PoCL
+test?|has oclgrind|oclgrind|oclgrind
+test?|has clang-19|clang-19|clang 19, for AMD
+test?|ls -d /usr/lib/clc|libclc-19|libclc of LLVM 19
+test?|has ocloc|intel-opencl-icd|ocloc, for Intel
 END
 }
 has() { command -v "$1" >/dev/null; }

@@ -213,13 +213,11 @@ bool rig_supported(const rig *r)
     return true;
 }
 
-/* In a simulator weights are poisoned, too: it does not see what is written behind a buffer's
- * begin, as they are. */
 static sobre_buffer *alloc_poisoned(rig *r, uint64_t size, sobre_buffer_use use)
 {
     sobre_buffer *buffer = NULL;
     assert_ok(r->ctx, r->b->buffer_alloc(r->device, size, use, &buffer));
-    if (!r->no_poison || use == SOBRE_BUFFER_WEIGHTS) {
+    if (!r->no_poison) {
         uint8_t *nan = rig_alloc(size);
         memset(nan, 0xff, (size_t)size);
         assert_ok(r->ctx, r->b->write(buffer, 0, nan, size));
@@ -258,11 +256,26 @@ static void pack_weights(rig *r)
     }
 }
 
+/* oclgrind takes a buffer for unwritten if a piece of it was written behind its begin. Weights are;
+ * so they are written once more as a whole. */
+static void rewrite_weights(rig *r)
+{
+    for (int32_t i = 0; i < r->n_values; i++) {
+        uint64_t size = r->spans[i].size;
+        if (!r->packed[i].file || !r->own[i]) continue;
+        uint8_t *whole = rig_alloc(size);
+        assert_ok(r->ctx, r->b->read(r->own[i], 0, whole, size));
+        assert_ok(r->ctx, r->b->write(r->own[i], 0, whole, size));
+        free(whole);
+    }
+}
+
 void rig_compile(rig *r)
 {
     uint64_t size = 0;
     assert_true(rig_supported(r));
     pack_weights(r);
+    if (r->no_poison) rewrite_weights(r);
     if (r->arena_size > 0) r->arena = alloc_poisoned(r, r->arena_size, SOBRE_BUFFER_ARENA);
     for (int32_t i = 0; i < r->n_values; i++) {
         if (r->packed[i].file) continue;
