@@ -214,26 +214,26 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
         scale[LOCAL_ID] = 1.0f;
         deferred[LOCAL_ID] = 1.0f;
     }
-    if (norm != NORM_NONE && !defers) {
-        /* The mean of a LayerNorm, then of both kinds the mean square of what is left. */
-        for (int pass = norm == NORM_LAYER ? 0 : 1; pass < 2; pass++) {
-            BARRIER();
-            for (int c = 0; c < NC; c++) {
-                float sum = 0.0f;
-                for (int k = LOCAL_ID; k < n_in && c < n_cols; k += WG) {
+    /* First the mean of a LayerNorm, then for both kinds of norm the squares of what is left. No
+     * `if` stands around the loop: with one, PoCL 3.1 gives wrong sums. */
+    int first_pass = norm == NORM_NONE || defers ? 2 : norm == NORM_LAYER ? 0 : 1;
+    for (int pass = first_pass; pass < 2; pass++) {
+        BARRIER();
+        for (int c = 0; c < NC; c++) {
+            float sum = 0.0f;
+            if (c < n_cols) {
+                for (int k = LOCAL_ID; k < n_in; k += WG) {
                     float v = x[c * n_in + k] - mean[c];
                     sum += pass == 0 ? v : v * v;
                 }
-                red[c * WG + LOCAL_ID] = sum;
             }
-            sum_runs(red, NC, WG);
-            if (LOCAL_ID < NC) {
-                float value = red[LOCAL_ID * WG] / (float)n_in;
-                if (pass == 0)
-                    mean[LOCAL_ID] = value;
-                else
-                    scale[LOCAL_ID] = RSQRT(value + eps);
-            }
+            red[c * WG + LOCAL_ID] = sum;
+        }
+        sum_runs(red, NC, WG);
+        if (LOCAL_ID < NC) {
+            float value = red[LOCAL_ID * WG] / (float)n_in;
+            mean[LOCAL_ID] = pass == 0 ? value : mean[LOCAL_ID];
+            scale[LOCAL_ID] = pass == 0 ? 1.0f : RSQRT(value + eps);
         }
     }
 
