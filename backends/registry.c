@@ -16,6 +16,7 @@ static const struct {
     {"cpu", cpu_backend},
     {"null", null_backend},
     {"opencl", NULL},
+    {"cuda", NULL},
 };
 
 enum {
@@ -229,7 +230,7 @@ static sobre_status ask(registry *r, const char *backend)
     }
     if (backend)
         return fail(r->ctx, SOBRE_INVALID_ARGUMENT,
-                    "no backend is called \"%s\"; this version knows cpu and opencl", backend);
+                    "no backend is called \"%s\"; this version knows cpu, opencl and cuda", backend);
     return SOBRE_OK;
 }
 

@@ -109,6 +109,7 @@ static void backends_have_names(void **state)
 
     assert_string_equal(sobre_backend_name(0), "cpu");
     assert_string_equal(sobre_backend_name(1), "opencl");
+    assert_string_equal(sobre_backend_name(2), "cuda");
     for (n = 0; sobre_backend_name(n); n++) assert_string_not_equal(sobre_backend_name(n), "null");
     assert_null(sobre_backend_name(-1));
     assert_int_equal(sobre_device_count(ctx, "abacus", &n), SOBRE_INVALID_ARGUMENT);

@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The CUDA backend without a GPU: test_cuda [absent|nvcc]
+ *
+ * The plugin finds the libcuda.so.1 of tests/cuda/, which computes nothing but checks every
+ * argument: what the host does is tested here, what kernels compute is not. With `nvcc` the plugin
+ * is the one that users get; with `absent` there is no driver at all.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cu_api.h"
+#include "cuda/fake_cuda.h"
+#include "os.h"
+#include "support.h"
+
+enum { N_TOKENS = 4, N_PROMPT = 10 };
+
+static const int32_t prompt[N_PROMPT] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3};
+static const char *plugins;
+static fake_control *fake;
+static fake_cuda_control_fn new_fake;
+static cu_api driver; /* the fake one, for what a host program does with it itself */
+static void *model_bytes;
+static size_t model_size;
+
+static int setup(void **state)
+{
+    void *library = os_library_open("libcuda.so.1");
+    union {
+        void *symbol;
+        fake_cuda_control_fn get;
+    } control = {.symbol = library ? os_library_symbol(library, "fake_cuda_control") : NULL};
+    char reason[256];
+
+    plugins = getenv("SOBRE_TEST_PLUGINS");
+    assert_non_null(plugins);
+    new_fake = control.get;
+    if (new_fake) assert_true(cu_api_open(&driver, reason, sizeof reason));
+    /* Heads of 32, which the device takes. */
+    gguf_make *g = gguf_make_llama(&(llama_make){.dtype = SOBRE_Q4_0, .n_head = 2, .n_head_kv = 1});
+    model_bytes = gguf_make_bytes(g, &model_size);
+    gguf_make_free(g);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    free(model_bytes);
+    return 0;
+}
+
+/* --- A program that uses the library */
+
+typedef struct host {
+    test_memory memory;
+    sobre_context *ctx;
+    sobre_model *model;
+} host;
+
+static void host_open(host *h)
+{
+    sobre_allocator allocator;
+
+    *h = (host){.memory = {0}};
+    allocator = test_allocator(&h->memory);
+    assert_int_equal(sobre_context_open(SOBRE(context_options, .allocator = &allocator,
+                                              .plugin_dir = plugins, .n_threads = 2),
+                                        &h->ctx),
+                     SOBRE_OK);
+    assert_ok(h->ctx,
+              sobre_model_open(h->ctx, SOBRE(source, .data = model_bytes, .data_size = model_size),
+                               &h->model));
+}
+
+/* Nothing is left, on either side, and nothing was done that a real driver would not bear. */
+static void host_close(host *h)
+{
+    static const char *const names[] = {"contexts", "streams", "events",
+                                        "modules",  "buffers", "pinned buffers"};
+
+    sobre_model_close(h->model);
+    sobre_context_close(h->ctx);
+    assert_int_equal(atomic_load(&h->memory.n_live), 0);
+    if (fake->misuse[0]) test_fail("after %s failed: %s", fake->failed, fake->misuse);
+    assert_int_equal(fake->depth(), 0);
+    /* Without a context nothing can be given back. */
+    if (atomic_load(&fake->n_without_context)) return;
+    for (int i = 0; i < FAKE_N_OBJECTS; i++)
+        if (atomic_load(&fake->n_live[i]))
+            test_fail("after %s failed: %lld %s leaked", fake->failed,
+                      (long long)atomic_load(&fake->n_live[i]), names[i]);
+}
+
+static sobre_status load(host *h, const char *backend)
+{
+    int32_t device = 0;
+
+    sobre_status status = sobre_device_get(h->ctx, backend, 0, &device, NULL);
+    if (status < 0) return status;
+    return sobre_model_load(
+        h->model, SOBRE(fit_options, .device = device, .n_ctx = 128, .n_seq = 2, .n_chunk = 32),
+        NULL);
+}
+
+static sobre_status start(host *h, sobre_session **session)
+{
+    sobre_status status = sobre_session_open(h->model, NULL, session);
+    return status < 0 ? status : sobre_session_prompt_ids(*session, 0, prompt, N_PROMPT);
+}
+
+/* Tokens up to N_TOKENS; *n_tokens says how many there are already. */
+static sobre_status go_on(sobre_session *session, int32_t *n_tokens)
+{
+    while (*n_tokens < N_TOKENS) {
+        const sobre_event *event;
+        sobre_status status = sobre_session_next(session, -1, &event);
+
+        if (status != SOBRE_OK) return status;
+        ++*n_tokens;
+    }
+    return SOBRE_OK;
+}
+
+static void assert_says(const host *h, const char *part)
+{
+    if (!strstr(sobre_error(h->ctx), part))
+        test_fail("\"%s\" is not in: %s", part, sobre_error(h->ctx));
+}
+
+/* --- Drivers and devices */
+
+static void assert_none(const char *reason)
+{
+    sobre_context *ctx;
+    int32_t n = -1;
+
+    assert_int_equal(sobre_context_open(SOBRE(context_options, .plugin_dir = plugins), &ctx),
+                     SOBRE_OK);
+    assert_int_equal(sobre_device_count(ctx, "cuda", &n), SOBRE_UNAVAILABLE);
+    if (!strstr(sobre_error(ctx), reason))
+        test_fail("\"%s\" is not in: %s", reason, sobre_error(ctx));
+    assert_int_equal(n, -1);
+    assert_ok(ctx, sobre_device_count(ctx, "cpu", &n));
+    assert_int_equal(n, 1);
+    sobre_context_close(ctx);
+}
+
+static void no_driver_is_no_harm(void **state)
+{
+    if (new_fake || os_library_open("libcuda.so.1")) {
+        print_message("SKIP: there is a libcuda.so.1 here\n");
+        skip();
+    }
+    assert_none("libcuda.so.1, which comes with NVIDIA's driver, cannot be loaded");
+}
+
+static void drivers_that_do_not_serve(void **state)
+{
+    fake = new_fake();
+    fake->driver_version = 11080;
+    assert_none("NVIDIA's driver is one for CUDA 11.8, and this plugin was built for CUDA 1");
+    fake = new_fake();
+    fake->n_devices = 0;
+    assert_none("finds no card");
+    fake->init_error = CUDA_ERROR_NO_DEVICE;
+    assert_none("finds no card");
+    fake->init_error = CUDA_ERROR_DEVICE_UNAVAILABLE;
+    assert_none("cuInit failed: an error that the driver has no name for (46)");
+}
+
+static void devices_are_described(void **state)
+{
+    const sobre_device_info *info;
+    host h;
+    int32_t n = 0, device;
+
+    fake = new_fake();
+    host_open(&h);
+    assert_ok(h.ctx, sobre_device_count(h.ctx, "cuda", &n));
+    assert_int_equal(n, 2);
+    assert_ok(h.ctx, sobre_device_get(h.ctx, "cuda", 1, &device, &info));
+    assert_string_equal(info->backend, "cuda");
+    assert_string_equal(info->name, "Fake card 1");
+    assert_string_equal(info->detail, "compute capability 8.6, driver for CUDA 13.0, PCI "
+                                      "0000:02:00.0, 48 KiB of shared memory");
+    assert_int_equal(info->kind, SOBRE_DEVICE_GPU);
+    assert_int_equal(info->n_units, 28);
+    assert_true(info->memory_bytes == fake->memory);
+    assert_null(info->reason);
+    host_close(&h);
+}
+
+static void assert_unusable(const char *reason)
+{
+    const sobre_device_info *info;
+    host h;
+    int32_t device;
+
+    host_open(&h);
+    assert_ok(h.ctx, sobre_device_get(h.ctx, "cuda", 0, &device, &info));
+    assert_non_null(info->reason);
+    if (!strstr(info->reason, reason)) test_fail("\"%s\" is not in: %s", reason, info->reason);
+    assert_int_equal(load(&h, "cuda"), SOBRE_UNAVAILABLE);
+    assert_says(&h, reason);
+    host_close(&h);
+}
+
+static void devices_that_do_not_serve(void **state)
+{
+    fake = new_fake();
+    fake->major = 6;
+    fake->minor = 1;
+    assert_unusable("it is of compute capability 6.1, and the kernels are built for ");
+    fake = new_fake();
+    fake->compute_mode = CU_COMPUTEMODE_PROHIBITED;
+    assert_unusable("its compute mode forbids all use");
+    fake = new_fake();
+    atomic_store(&fake->fail_at, 7); /* the first query after twice opening the driver */
+    assert_unusable("failed: CUDA_ERROR_LAUNCH_FAILED (719)");
+}
+
+/* --- Models */
+
+static int32_t n_launched(const char *entry)
+{
+    int32_t n = 0;
+    for (long long i = 0; i < atomic_load(&fake->n_launches); i++)
+        n += !strcmp(fake->launched[i], entry);
+    return n;
+}
+
+/* A prompt and tokens: which kernels run, and how often. */
+static void a_model_runs(void **state)
+{
+    const sobre_model_info *info;
+    sobre_session *session = NULL;
+    host h;
+    int32_t n = 0;
+
+    fake = new_fake();
+    host_open(&h);
+    info = sobre_model_info_get(h.model);
+    assert_ok(h.ctx, load(&h, "cuda"));
+    assert_true(atomic_load(&fake->n_copies_in) > 0);
+    assert_int_equal(atomic_load(&fake->n_launches), 0);
+    assert_ok(h.ctx, start(&h, &session));
+    assert_ok(h.ctx, go_on(session, &n));
+    /* The prompt once, then each token but the last one. */
+    assert_int_equal(n_launched("embed"), N_TOKENS);
+    assert_int_equal(n_launched("attn_prefill"), info->n_layer);
+    assert_int_equal(n_launched("attn_append"), N_TOKENS * info->n_layer);
+    assert_int_equal(n_launched("attn_decode"), (N_TOKENS - 1) * info->n_layer);
+    assert_int_equal(n_launched("sample_pick"), N_TOKENS);
+    assert_string_equal(fake->launched[0], "embed");
+    assert_int_equal(atomic_load(&fake->n_copies_out), N_TOKENS); /* one small read each */
+    assert_int_equal(atomic_load(&fake->n_live[FAKE_CONTEXT]), 1);
+    assert_int_equal(fake->depth(), 0);
+    sobre_session_close(session);
+    host_close(&h);
+}
+
+/* Unloaded and loaded again, here and on the CPU, a session goes on; two live side by side. */
+static void sessions_move(void **state)
+{
+    sobre_session *a = NULL, *b = NULL;
+    host h;
+    int32_t n_a = 0, n_b = 0;
+
+    fake = new_fake();
+    host_open(&h);
+    assert_ok(h.ctx, load(&h, "cuda"));
+    assert_ok(h.ctx, start(&h, &a));
+    assert_ok(h.ctx, start(&h, &b));
+    n_a = n_b = N_TOKENS - 1;
+    assert_ok(h.ctx, go_on(a, &n_a));
+    assert_ok(h.ctx, sobre_model_unload(h.model));
+    assert_ok(h.ctx, load(&h, "cuda"));
+    assert_ok(h.ctx, go_on(b, &n_b));
+    n_a = N_TOKENS - 2;
+    assert_ok(h.ctx, go_on(a, &n_a));
+    assert_ok(h.ctx, sobre_model_unload(h.model));
+    assert_ok(h.ctx, load(&h, "cpu"));
+    n_a = n_b = 0;
+    assert_ok(h.ctx, go_on(a, &n_a));
+    assert_ok(h.ctx, go_on(b, &n_b));
+    sobre_session_close(a);
+    sobre_session_close(b);
+    host_close(&h);
+}
+
+/* The host program's own context is the current one after each call, as before. */
+static void the_host_keeps_its_context(void **state)
+{
+    sobre_session *session = NULL;
+    CUcontext own, current;
+    host h;
+    int32_t n = 0;
+
+    fake = new_fake();
+    assert_int_equal(driver.cuDevicePrimaryCtxRetain(&own, 1), CUDA_SUCCESS);
+    assert_int_equal(driver.cuCtxPushCurrent(own), CUDA_SUCCESS);
+    host_open(&h);
+    assert_ok(h.ctx, load(&h, "cuda"));
+    assert_int_equal(fake->depth(), 1);
+    assert_ok(h.ctx, start(&h, &session));
+    assert_ok(h.ctx, go_on(session, &n));
+    assert_int_equal(fake->depth(), 1);
+    sobre_session_close(session);
+    assert_int_equal(driver.cuCtxPopCurrent(&current), CUDA_SUCCESS);
+    assert_ptr_equal(current, own);
+    driver.cuDevicePrimaryCtxRelease(1);
+    host_close(&h);
+}
+
+typedef struct speaker {
+    host *h;
+    sobre_status status;
+} speaker;
+
+static void speak(void *arg)
+{
+    speaker *s = arg;
+    sobre_session *session = NULL;
+    int32_t n = 0;
+
+    s->status = start(s->h, &session);
+    if (s->status >= 0) s->status = go_on(session, &n);
+    if (fake->depth() != 0) s->status = SOBRE_INTERNAL;
+    sobre_session_close(session);
+}
+
+static void threads_share_a_device(void **state)
+{
+    enum { N_THREADS = 4 };
+    speaker speakers[N_THREADS];
+    os_thread *threads[N_THREADS];
+    host h;
+
+    fake = new_fake();
+    host_open(&h);
+    assert_ok(h.ctx, load(&h, "cuda"));
+    for (int i = 0; i < N_THREADS; i++) {
+        speakers[i] = (speaker){&h, SOBRE_OK};
+        threads[i] = os_thread_start(speak, &speakers[i]);
+        assert_non_null(threads[i]);
+    }
+    for (int i = 0; i < N_THREADS; i++) os_thread_join(threads[i]);
+    for (int i = 0; i < N_THREADS; i++) assert_int_equal(speakers[i].status, SOBRE_OK);
+    host_close(&h);
+}
+
+static void memory_runs_out(void **state)
+{
+    host h;
+
+    fake = new_fake();
+    fake->memory = 4096;
+    host_open(&h);
+    assert_int_equal(load(&h, "cuda"), SOBRE_DEVICE_OUT_OF_MEMORY);
+    assert_ok(h.ctx, load(&h, "cpu"));
+    host_close(&h);
+    fake = new_fake();
+    host_open(&h);
+    int32_t n;
+    assert_ok(h.ctx, sobre_device_count(h.ctx, "cuda", &n));
+    atomic_store(&fake->error, CUDA_ERROR_OUT_OF_MEMORY);
+    atomic_store(&fake->fail_at, atomic_load(&fake->n_calls) + 20);
+    atomic_store(&fake->for_good, 1);
+    assert_int_equal(load(&h, "cuda"), SOBRE_DEVICE_OUT_OF_MEMORY);
+    assert_says(&h, "CUDA_ERROR_OUT_OF_MEMORY (2)");
+    host_close(&h);
+}
+
+/* --- Every call fails once */
+
+/* One life of a program with the nth call failing. It may do without that call; else it says so,
+ * and the CPU goes on from where the device stopped. */
+static bool one_life(long long n, int for_good, CUresult error)
+{
+    sobre_session *session = NULL;
+    int32_t n_tokens = 0;
+    host h;
+
+    fake = new_fake();
+    atomic_store(&fake->error, error);
+    atomic_store(&fake->for_good, for_good);
+    atomic_store(&fake->fail_at, n);
+    host_open(&h);
+    sobre_status status = load(&h, "cuda");
+    const bool loaded = status >= 0;
+    if (status >= 0) status = start(&h, &session);
+    if (status >= 0) status = go_on(session, &n_tokens);
+    const bool failed = status < 0;
+    if (failed) {
+        if (status != SOBRE_DEVICE_LOST && status != SOBRE_DEVICE && status != SOBRE_UNAVAILABLE)
+            test_fail("call %lld, %s: %s", n, fake->failed, sobre_status_name(status));
+        if (!fake->failed[0]) test_fail("no call failed: %s", sobre_error(h.ctx));
+        if (!for_good) assert_says(&h, fake->failed);
+        assert_says(&h, error == CUDA_ERROR_ILLEGAL_ADDRESS ? "ILLEGAL_ADDRESS" : "NOT_FOUND");
+        if (loaded) assert_ok(h.ctx, sobre_model_unload(h.model));
+        assert_ok(h.ctx, load(&h, "cpu"));
+        if (!session) assert_ok(h.ctx, start(&h, &session));
+        assert_ok(h.ctx, go_on(session, &n_tokens));
+    }
+    sobre_session_close(session);
+    host_close(&h);
+    return failed;
+}
+
+static void every_call(void **state)
+{
+    enum { CUDA_ERROR_NOT_FOUND = 500 };
+    long long n_calls, n_failed = 0;
+
+    assert_false(one_life(0, 0, 0));
+    n_calls = atomic_load(&fake->n_calls);
+    for (long long n = 1; n <= n_calls; n++) n_failed += one_life(n, 0, CUDA_ERROR_NOT_FOUND);
+    print_message("%lld calls to the last token, %lld lives with a failure\n", n_calls, n_failed);
+    assert_true(n_failed > n_calls / 2);
+    /* Calls that all fail from the nth on, as after a kernel went wrong. */
+    n_failed = 0;
+    for (long long n = 1; n <= n_calls; n += 1 + n_calls / 200)
+        n_failed += one_life(n, 1, CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert_true(n_failed > 50);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest without[] = {cmocka_unit_test(no_driver_is_no_harm)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(drivers_that_do_not_serve),
+        cmocka_unit_test(devices_are_described),
+        cmocka_unit_test(devices_that_do_not_serve),
+        cmocka_unit_test(a_model_runs),
+        cmocka_unit_test(sessions_move),
+        cmocka_unit_test(the_host_keeps_its_context),
+        cmocka_unit_test(threads_share_a_device),
+        cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(every_call),
+    };
+    const struct CMUnitTest as_built[] = {
+        cmocka_unit_test(devices_are_described),
+        cmocka_unit_test(a_model_runs),
+        cmocka_unit_test(sessions_move),
+    };
+
+    if (argc > 1 && !strcmp(argv[1], "absent"))
+        return cmocka_run_group_tests(without, setup, teardown);
+    if (argc > 1 && !strcmp(argv[1], "nvcc"))
+        return cmocka_run_group_tests(as_built, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
