@@ -239,6 +239,13 @@ static void mm_check(conf *c, const mm_case *m)
 
 /* --- Types */
 
+/* Is it one of those that others are widened to on a GPU? A simulator is too slow for more. */
+static bool is_plain(sobre_dtype dtype)
+{
+    return dtype == SOBRE_F32 || dtype == SOBRE_F16 || dtype == SOBRE_Q4_0 || dtype == SOBRE_Q4_1 ||
+           dtype == SOBRE_Q8_0;
+}
+
 /* For types of single elements, blocks of 32 and blocks of 256: K and so on. Columns on both sides
  * of each tile's edge. */
 static void types_family(conf *c)
@@ -260,9 +267,10 @@ static void types_family(conf *c)
     };
     for (int32_t i = 0; i < RIG_N_DTYPES; i++) {
         int32_t block = dtype_get(rig_dtypes[i])->block;
+        if (c->size == CONF_TINY && !is_plain(rig_dtypes[i])) continue;
         for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
             for (int exact = 0; exact < 2; exact++) {
-                if (exact && !quant_form_get(rig_dtypes[i])) continue;
+                if (exact && (!quant_form_get(rig_dtypes[i]) || c->size == CONF_TINY)) continue;
                 mm_case m = {.name = "matmul",
                              .shape = {shapes[s].size, shapes[s].n_cols, shapes[s].n_rows,
                                        shapes[s].k[block == 1    ? 0
@@ -321,7 +329,7 @@ static void around_family(conf *c)
             for (size_t x = 0; x < sizeof mixes / sizeof mixes[0]; x++)
                 for (int exact = 0; exact < 2; exact++) {
                     mm_case m = kinds[k];
-                    if (c->size == CONF_TINY && x != k % 3) continue; /* they take turns */
+                    if (c->size == CONF_TINY && (exact || x != k % 3)) continue; /* in turns */
                     m.shape = shapes[s];
                     m.exact = exact;
                     memcpy(m.dtypes, mixes[x], sizeof m.dtypes);
