@@ -106,7 +106,7 @@ static void test_fences(void **state)
     gpu_kernel *kernel = make(&rig, &variant, mem);
     assert_int_equal(cl_memory_write(rig.device, mem, 0, one, sizeof one), SOBRE_OK);
     assert_int_equal(cl_fence(rig.device, &first), SOBRE_OK);
-    for (int i = 0; i < 3 * CL_N_FENCES; i++) { /* more than are kept */
+    for (int i = 0; i < 3 * GPU_N_TICKETS; i++) { /* more than are kept */
         uint64_t before = ticket;
         assert_int_equal(cl_launch(rig.device, kernel, 1, 1), SOBRE_OK);
         assert_int_equal(cl_fence(rig.device, &ticket), SOBRE_OK);

@@ -13,80 +13,41 @@
 #include <CL/cl.h>
 
 #include "cl_cache.h"
-#include "gpu.h"
-#include "os.h"
-
-#if defined(__MINGW32__)
-#define CL_PRINTF(nth, args) __attribute__((format(gnu_printf, nth, args)))
-#elif defined(__GNUC__)
-#define CL_PRINTF(nth, args) __attribute__((format(printf, nth, args)))
-#else
-#define CL_PRINTF(nth, args)
-#endif
+#include "driver.h"
 
 typedef struct cl_dev cl_dev;
 
 /* --- Failures (cl_error.c) */
 
-/* A failure as text, for threads that have nobody to report to. */
-typedef struct cl_problem {
-    sobre_status status;
-    char text[1000];
-} cl_problem;
-
 const char *cl_error_name(cl_int error); /* "CL_OUT_OF_RESOURCES"; static */
 /* `call` is a printf format: "clCreateBuffer(%zu bytes)". Both return the status. */
-sobre_status cl_problem_set(cl_problem *problem, const cl_dev *dev, cl_int error, const char *call,
-                            ...) CL_PRINTF(4, 5);
-sobre_status cl_fail(const cl_dev *dev, cl_int error, const char *call, ...) CL_PRINTF(3, 4);
-/* Reports a problem that was kept. */
-sobre_status cl_report(const cl_dev *dev, const cl_problem *problem);
+sobre_status cl_problem_set(gpu_problem *problem, const cl_dev *dev, cl_int error, const char *call,
+                            ...) GPU_PRINTF(4, 5);
+sobre_status cl_fail(const cl_dev *dev, cl_int error, const char *call, ...) GPU_PRINTF(3, 4);
 
 /* --- Parts of a device. All-zero ones can be closed. */
-
-typedef struct cl_sync {
-    os_mutex mutex;
-    os_cond cond;
-    bool ready;
-} cl_sync;
-
-bool cl_sync_open(cl_sync *sync);
-void cl_sync_close(cl_sync *sync);
 
 /* Copies of small writes until the device has taken them (cl_memory.c). */
 enum { CL_N_STAGES = 16, CL_STAGE_SIZE = 16 << 10 };
 typedef struct cl_staging {
-    cl_sync sync;
+    gpu_sync sync;
     char *data;                 /* [CL_N_STAGES][CL_STAGE_SIZE] */
     cl_event done[CL_N_STAGES]; /* NULL: free */
     uint32_t next;
 } cl_staging;
 
-/* Markers in the queue (cl_launch.c). Ticket t is at [t % CL_N_FENCES] until a later one takes its
- * place, which is then as good: the queue is in order. */
-enum { CL_N_FENCES = 64 };
+/* Tickets (cl_launch.c). */
 typedef struct cl_fences {
-    cl_sync sync;
-    cl_event markers[CL_N_FENCES];
+    gpu_sync sync;
+    cl_event markers[GPU_N_TICKETS];
     uint64_t last;           /* ticket; 0: none yet */
     atomic_uint n_unflushed; /* launches */
 } cl_fences;
 
-/* Compiled programs, and the threads that compile (cl_program.c). */
-enum { CL_MAX_COMPILERS = 3 };
-typedef struct cl_program_entry cl_program_entry;
-typedef struct cl_programs {
-    cl_sync sync;
-    cl_program_entry *first, *last;
-    os_thread *threads[CL_MAX_COMPILERS];
-    int32_t n_threads, n_wanted; /* asked for by prepare, not begun */
-    bool closing;
-} cl_programs;
-
 /* Is CLBlast right and fast on this device (cl_blas.c)? */
 enum { CL_BLAS_UNKNOWN, CL_BLAS_TESTING, CL_BLAS_USE, CL_BLAS_SHUN };
 typedef struct cl_blas {
-    cl_sync sync;
+    gpu_sync sync;
     os_thread *thread;
     atomic_int verdict;
     atomic_bool touched; /* CLBlast keeps something of this device */
@@ -105,7 +66,7 @@ struct cl_dev {
     bool is_gpu, unified, tells_free;
     cl_staging staging;
     cl_fences fences;
-    cl_programs programs;
+    gpu_programs programs;
     cl_blas blas;
 };
 
@@ -140,11 +101,10 @@ sobre_status cl_memory_copy(sobre_device *device, gpu_mem *to, uint64_t to_offse
                             uint64_t from_offset, uint64_t size);
 
 /* cl_program.c */
-sobre_status cl_programs_open(cl_dev *dev);
-void cl_programs_close(cl_dev *dev);
+extern const gpu_compiler cl_compiler;
 /* The compiled program, which stays the device's; waits for it. */
 sobre_status cl_program_get(cl_dev *dev, const gpu_variant *variant, cl_program *ret_program,
-                            cl_problem *problem);
+                            gpu_problem *problem);
 void cl_kernel_prepare(sobre_device *device, const gpu_variant *variant);
 
 /* cl_launch.c */

@@ -103,7 +103,7 @@ typedef struct trial {
     cl_command_queue queue; /* its own: nobody waits for it */
     gpu_mem a, b, c, work;
     float *host; /* [3][N_ELEMENTS]: A, B, C */
-    cl_problem problem;
+    gpu_problem problem;
 } trial;
 
 static bool trial_buffer(trial *t, uint64_t size, gpu_mem *ret_mem)
@@ -416,7 +416,7 @@ static void start(cl_dev *dev)
 
 static void shun(cl_dev *dev, cl_int error, const char *call)
 {
-    cl_problem problem;
+    gpu_problem problem;
 
     cl_problem_set(&problem, dev, error, "%s", call);
     dev->base.host->log(dev->base.host->context, SOBRE_LOG_WARNING, "CLBlast is not used: %s",
@@ -481,10 +481,7 @@ sobre_status cl_blas_gemm(sobre_device *device, const gpu_gemm *gemm)
 
 sobre_status cl_blas_open(cl_dev *dev)
 {
-    const sobre_host *host = dev->base.host;
-
-    if (cl_sync_open(&dev->blas.sync)) return SOBRE_OK;
-    return host->fail(host->context, SOBRE_OUT_OF_MEMORY, "the system gave no mutex");
+    return gpu_sync_open(&dev->blas.sync, dev->base.host);
 }
 
 void cl_blas_close(cl_dev *dev)
@@ -493,7 +490,7 @@ void cl_blas_close(cl_dev *dev)
 
     atomic_store(&b->closing, true);
     os_thread_join(b->thread);
-    cl_sync_close(&b->sync);
+    gpu_sync_close(&b->sync);
     if (!atomic_load(&b->touched)) return;
     /* CLBlast's programs hold on to our context. All or none can be dropped: other devices compile
      * theirs again. */

@@ -12,24 +12,6 @@
 
 enum { MAX_PLATFORMS = 32, MAX_DEVICES = 64, MIN_LOCAL = 32 << 10, MIN_GROUP = 256 };
 
-/* --- Helpers of all parts */
-
-bool cl_sync_open(cl_sync *sync)
-{
-    if (!os_mutex_init(&sync->mutex)) return false;
-    sync->ready = os_cond_init(&sync->cond);
-    if (!sync->ready) os_mutex_destroy(&sync->mutex);
-    return sync->ready;
-}
-
-void cl_sync_close(cl_sync *sync)
-{
-    if (!sync->ready) return;
-    os_cond_destroy(&sync->cond);
-    os_mutex_destroy(&sync->mutex);
-    sync->ready = false;
-}
-
 /* --- Enumeration: done anew each time, since nothing here outlives a call. */
 
 typedef struct cl_found {
@@ -321,31 +303,22 @@ sobre_status cl_device_describe(const sobre_host *host, int32_t index, sobre_dev
     cl_found found;
     cl_props *props;
     char detail[1024];
-    const char *name, *text, *reason;
+    sobre_device_info info = *ret_info;
+    sobre_status status;
 
     GPU_TRY(find(host, index, &found));
     props = props_of(host, &found);
     if (!props) return SOBRE_OUT_OF_MEMORY;
     try_context(&found, props);
     write_detail(props, detail, sizeof detail);
-    name = host->text(host->context, props->name[0] ? props->name : props->platform);
-    text = host->text(host->context, detail);
-    reason = props->reason[0] ? host->text(host->context, props->reason) : NULL;
-    if (name && text && (reason || !props->reason[0])) {
-        ret_info->kind = props->type & CL_DEVICE_TYPE_CPU ? SOBRE_DEVICE_CPU : SOBRE_DEVICE_GPU;
-        ret_info->name = name;
-        ret_info->detail = text;
-        ret_info->reason = reason;
-        ret_info->memory_bytes = props->memory;
-        ret_info->memory_free = 0;
-        ret_info->n_units = (int32_t)props->n_units;
-    } else {
-        name = NULL;
-    }
+    info.kind = props->type & CL_DEVICE_TYPE_CPU ? SOBRE_DEVICE_CPU : SOBRE_DEVICE_GPU;
+    info.memory_bytes = props->memory;
+    info.memory_free = 0;
+    info.n_units = (int32_t)props->n_units;
+    status = gpu_describe(host, &info, props->name[0] ? props->name : props->platform, detail,
+                          props->reason, ret_info);
     host->free(host->context, props);
-    if (name) return SOBRE_OK;
-    return host->fail(host->context, SOBRE_OUT_OF_MEMORY,
-                      "no memory for the texts about OpenCL device %d", (int)index);
+    return status;
 }
 
 /* --- Opening */
@@ -412,7 +385,7 @@ static sobre_status open_parts(cl_dev *dev, const cl_found *found)
     }
     GPU_TRY(cl_staging_open(dev));
     GPU_TRY(cl_fences_open(dev));
-    GPU_TRY(cl_programs_open(dev));
+    GPU_TRY(gpu_programs_open(&dev->programs, &dev->base, &cl_compiler));
     return cl_blas_open(dev);
 }
 
@@ -458,7 +431,7 @@ void cl_device_close(sobre_device *device)
 
     if (!dev) return;
     cl_blas_close(dev);
-    cl_programs_close(dev);
+    gpu_programs_close(&dev->programs);
     if (dev->queue) clFinish(dev->queue); /* what was queued may read the staged data */
     cl_fences_close(dev);
     cl_staging_close(dev);

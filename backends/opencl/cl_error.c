@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* OpenCL's errors as statuses and messages. */
 #include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
 
 #include <CL/cl_ext.h>
 
@@ -83,30 +81,15 @@ static sobre_status status_of(cl_int error)
     }
 }
 
-static const char *advice_for(sobre_status status)
-{
-    switch (status) {
-    case SOBRE_DEVICE_OUT_OF_MEMORY:
-        return "give the device fewer layers or a shorter context, or close what else uses it";
-    case SOBRE_OUT_OF_MEMORY: return "close other programs";
-    case SOBRE_DEVICE_LOST: return "load the model on another device";
-    default: return "use another device, or another version of the driver";
-    }
-}
-
-static sobre_status set(cl_problem *problem, const cl_dev *dev, cl_int error, const char *call,
+static sobre_status set(gpu_problem *problem, const cl_dev *dev, cl_int error, const char *call,
                         va_list args)
 {
-    char name[256];
+    const gpu_error e = {status_of(error), dev->name, cl_error_name(error), (int)error};
 
-    vsnprintf(name, sizeof name, call, args);
-    problem->status = status_of(error);
-    snprintf(problem->text, sizeof problem->text, "%s failed on %s: %s (%d); %s", name, dev->name,
-             cl_error_name(error), (int)error, advice_for(problem->status));
-    return problem->status;
+    return gpu_problem_write(problem, &e, call, args);
 }
 
-sobre_status cl_problem_set(cl_problem *problem, const cl_dev *dev, cl_int error, const char *call,
+sobre_status cl_problem_set(gpu_problem *problem, const cl_dev *dev, cl_int error, const char *call,
                             ...)
 {
     va_list args;
@@ -117,20 +100,13 @@ sobre_status cl_problem_set(cl_problem *problem, const cl_dev *dev, cl_int error
     return problem->status;
 }
 
-sobre_status cl_report(const cl_dev *dev, const cl_problem *problem)
-{
-    const sobre_host *host = dev->base.host;
-
-    return host->fail(host->context, problem->status, "%s", problem->text);
-}
-
 sobre_status cl_fail(const cl_dev *dev, cl_int error, const char *call, ...)
 {
-    cl_problem problem;
+    gpu_problem problem;
     va_list args;
 
     va_start(args, call);
     set(&problem, dev, error, call, args);
     va_end(args);
-    return cl_report(dev, &problem);
+    return gpu_problem_report(&dev->base, &problem);
 }

@@ -14,17 +14,14 @@ struct gpu_kernel {
 
 sobre_status cl_fences_open(cl_dev *dev)
 {
-    const sobre_host *host = dev->base.host;
-
-    if (cl_sync_open(&dev->fences.sync)) return SOBRE_OK;
-    return host->fail(host->context, SOBRE_OUT_OF_MEMORY, "the system gave no mutex");
+    return gpu_sync_open(&dev->fences.sync, dev->base.host);
 }
 
 void cl_fences_close(cl_dev *dev)
 {
-    for (int i = 0; i < CL_N_FENCES; i++)
+    for (int i = 0; i < GPU_N_TICKETS; i++)
         if (dev->fences.markers[i]) clReleaseEvent(dev->fences.markers[i]);
-    cl_sync_close(&dev->fences.sync);
+    gpu_sync_close(&dev->fences.sync);
 }
 
 static cl_int set_arg(cl_kernel kernel, cl_uint index, const gpu_arg *arg)
@@ -44,11 +41,12 @@ sobre_status cl_kernel_make(sobre_device *device, const gpu_variant *variant, co
     cl_dev *dev = cl_dev_of(device);
     const sobre_host *host = device->host;
     cl_program program;
-    cl_problem problem;
+    gpu_problem problem;
     gpu_kernel *kernel;
     cl_int error;
 
-    if (cl_program_get(dev, variant, &program, &problem) < 0) return cl_report(dev, &problem);
+    if (cl_program_get(dev, variant, &program, &problem) < 0)
+        return gpu_problem_report(device, &problem);
     kernel = host->alloc(host->context, sizeof *kernel, sizeof(void *));
     if (!kernel) return SOBRE_OUT_OF_MEMORY;
     kernel->entry = variant->entry;
@@ -110,8 +108,8 @@ sobre_status cl_fence(sobre_device *device, uint64_t *ret_ticket)
         return cl_fail(dev, error, "clEnqueueMarkerWithWaitList");
     }
     ticket = ++f->last;
-    if (f->markers[ticket % CL_N_FENCES]) clReleaseEvent(f->markers[ticket % CL_N_FENCES]);
-    f->markers[ticket % CL_N_FENCES] = marker;
+    if (f->markers[ticket % GPU_N_TICKETS]) clReleaseEvent(f->markers[ticket % GPU_N_TICKETS]);
+    f->markers[ticket % GPU_N_TICKETS] = marker;
     os_mutex_unlock(&f->sync.mutex);
     error = clFlush(dev->queue);
     if (error != CL_SUCCESS) return cl_fail(dev, error, "clFlush");
@@ -125,11 +123,11 @@ static sobre_status marker_of(cl_dev *dev, uint64_t ticket, cl_event *ret_marker
     cl_fences *f = &dev->fences;
     cl_int error = CL_SUCCESS;
     cl_event marker = NULL;
+    int32_t slot;
 
     os_mutex_lock(&f->sync.mutex);
-    if (f->last >= CL_N_FENCES && ticket <= f->last - CL_N_FENCES)
-        ticket = f->last - CL_N_FENCES + 1;
-    if (ticket > 0 && ticket <= f->last) marker = f->markers[ticket % CL_N_FENCES];
+    slot = gpu_ticket_slot(f->last, ticket);
+    if (slot >= 0) marker = f->markers[slot];
     if (marker) error = clRetainEvent(marker);
     os_mutex_unlock(&f->sync.mutex);
     if (error != CL_SUCCESS) return cl_fail(dev, error, "clRetainEvent");

@@ -11,8 +11,7 @@ sobre_status cl_staging_open(cl_dev *dev)
 
     s->data = host->alloc(host->context, (size_t)CL_N_STAGES * CL_STAGE_SIZE, 64);
     if (!s->data) return SOBRE_OUT_OF_MEMORY;
-    if (cl_sync_open(&s->sync)) return SOBRE_OK;
-    return host->fail(host->context, SOBRE_OUT_OF_MEMORY, "the system gave no mutex");
+    return gpu_sync_open(&s->sync, host);
 }
 
 void cl_staging_close(cl_dev *dev)
@@ -23,7 +22,7 @@ void cl_staging_close(cl_dev *dev)
     for (int i = 0; i < CL_N_STAGES; i++)
         if (s->done[i]) clReleaseEvent(s->done[i]);
     if (s->data) host->free(host->context, s->data);
-    cl_sync_close(&s->sync);
+    gpu_sync_close(&s->sync);
 }
 
 sobre_status cl_memory_alloc(sobre_device *device, uint64_t size, sobre_buffer_use use,
