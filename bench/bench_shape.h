@@ -20,6 +20,8 @@ const char *shape_quant_name(size_t index);
  * OUT_OF_MEMORY. */
 sobre_status shape_model_open(const char *shape, const char *quant, shape_model **ret_model,
                               sobre_source *ret_source);
+/* Bytes of the embedding where it is not the output too: a token reads one row of them. */
+uint64_t shape_model_table_size(const shape_model *model);
 void shape_model_close(shape_model *model);
 
 #endif

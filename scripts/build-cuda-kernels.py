@@ -34,10 +34,13 @@ def image(nvcc, archs, out, deps, source, group, defines):
     codes = ",".join([f"sm_{a}" for a in archs] + [f"compute_{archs[0]}"])
     with tempfile.TemporaryDirectory() as folder:
         fatbin = os.path.join(folder, "out.fatbin")
-        subprocess.run([nvcc, "-x", "cu", "-fatbin", "-gencode",
-                        f"arch=compute_{archs[0]},code=[{codes}]", "-Xfatbin=-compress-all",
-                        "-diag-suppress", "177", "-MD", "-MF", deps, "-MT", out, f"-DWG={group}",
-                        *[f"-D{d}" for d in defines.split()], "-o", fatbin, source], check=True)
+        done = subprocess.run(
+            [nvcc, "-x", "cu", "-fatbin", "-gencode", f"arch=compute_{archs[0]},code=[{codes}]",
+             "-Xfatbin=-compress-all", "-diag-suppress", "177", "-MD", "-MF", deps, "-MT", out,
+             f"-DWG={group}", *[f"-D{d}" for d in defines.split()], "-o", fatbin, source],
+            check=False)
+        if done.returncode != 0:
+            sys.exit(done.returncode)
         with open(fatbin, "rb") as f:
             data = f.read()
     data += bytes(-len(data) % 8)
