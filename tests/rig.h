@@ -50,7 +50,9 @@ bool rig_is_possible(const rig_device *device);
 void rig_device_need(const rig_device *device);
 void rig_device_open(rig_device *device);
 void rig_device_close(rig_device *device);
-/* Are there results to look at? */
+bool rig_is_null(const rig_device *device);
+/* Are there results to look at? Not the null backend's, nor with SOBRE_TEST_BLIND, for drivers that
+ * play. */
 bool rig_computes(const rig_device *device);
 
 /* A CPU test once for each instruction set. */

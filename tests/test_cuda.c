@@ -13,6 +13,7 @@
 #include "cu_api.h"
 #include "cuda/fake_cuda.h"
 #include "os.h"
+#include "registry.h"
 #include "support.h"
 
 enum { N_TOKENS = 4, N_PROMPT = 10 };
@@ -219,6 +220,82 @@ static void devices_that_do_not_serve(void **state)
     fake = new_fake();
     atomic_store(&fake->fail_at, 7); /* the first query after twice opening the driver */
     assert_unusable("failed: CUDA_ERROR_LAUNCH_FAILED (719)");
+}
+
+/* --- The device by itself */
+
+static const device_entry *use_device(host *h)
+{
+    const device_entry *entry;
+    int32_t number;
+
+    assert_ok(h->ctx, sobre_device_get(h->ctx, "cuda", 0, &number, NULL));
+    assert_ok(h->ctx, device_use(h->ctx, number, &entry));
+    return entry;
+}
+
+/* More than all stages hold, in odd pieces from memory that changes at once. */
+static void data_arrive(void **state)
+{
+    enum { SIZE = 11000003, PIECE = 700001, AT = 256 };
+    uint8_t *expected = malloc(SIZE), *got = malloc(SIZE), *piece = malloc(PIECE);
+    sobre_buffer *a, *b;
+    host h;
+
+    fake = new_fake();
+    host_open(&h);
+    const device_entry *e = use_device(&h);
+    assert_ok(h.ctx, e->backend->buffer_alloc(e->device, AT + SIZE, SOBRE_BUFFER_WEIGHTS, &a));
+    assert_ok(h.ctx, e->backend->buffer_alloc(e->device, SIZE, SOBRE_BUFFER_ARENA, &b));
+    for (int i = 0; i < SIZE; i++) expected[i] = (uint8_t)(i * 7 + i / 251);
+    for (int at = 0; at < SIZE; at += PIECE) {
+        const int n = SIZE - at < PIECE ? SIZE - at : PIECE;
+        memcpy(piece, expected + at, (size_t)n);
+        assert_ok(h.ctx, e->backend->write(a, (uint64_t)(AT + at), piece, (uint64_t)n));
+        memset(piece, 0xcd, (size_t)n);
+    }
+    assert_ok(h.ctx, e->backend->copy(b, 0, a, AT, SIZE));
+    assert_ok(h.ctx, e->backend->read(b, 0, got, SIZE));
+    assert_memory_equal(got, expected, SIZE);
+    memset(got, 0, SIZE);
+    assert_ok(h.ctx, e->backend->read(a, AT + 5, got, 1));
+    assert_int_equal(got[0], expected[5]);
+    e->backend->buffer_free(a);
+    e->backend->buffer_free(b);
+    host_close(&h);
+    free(expected);
+    free(got);
+    free(piece);
+}
+
+static void tickets_come_in_order(void **state)
+{
+    enum { N = 200 }; /* more than are kept */
+    uint64_t tickets[N + 1] = {0};
+    sobre_buffer *a, *b;
+    sobre_status status;
+    host h;
+
+    fake = new_fake();
+    host_open(&h);
+    const device_entry *e = use_device(&h);
+    assert_ok(h.ctx, e->backend->buffer_alloc(e->device, 64, SOBRE_BUFFER_ARENA, &a));
+    assert_ok(h.ctx, e->backend->buffer_alloc(e->device, 64, SOBRE_BUFFER_ARENA, &b));
+    for (int i = 1; i <= N; i++) {
+        assert_ok(h.ctx, e->backend->copy(b, 0, a, 0, 64));
+        assert_ok(h.ctx, e->backend->fence(e->device, &tickets[i]));
+        assert_true(tickets[i] > tickets[i - 1]);
+    }
+    assert_int_equal(e->backend->poll(e->device, tickets[N]), SOBRE_AGAIN);
+    assert_int_equal(e->backend->wait(e->device, tickets[1]), SOBRE_OK);
+    do {
+        status = e->backend->poll(e->device, tickets[N]);
+    } while (status == SOBRE_AGAIN);
+    assert_int_equal(status, SOBRE_OK);
+    assert_int_equal(e->backend->wait(e->device, tickets[N] + 1), SOBRE_OK); /* nobody has it */
+    e->backend->buffer_free(a);
+    e->backend->buffer_free(b);
+    host_close(&h);
 }
 
 /* --- Models */
@@ -433,6 +510,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(drivers_that_do_not_serve),
         cmocka_unit_test(devices_are_described),
         cmocka_unit_test(devices_that_do_not_serve),
+        cmocka_unit_test(data_arrive),
+        cmocka_unit_test(tickets_come_in_order),
         cmocka_unit_test(a_model_runs),
         cmocka_unit_test(sessions_move),
         cmocka_unit_test(the_host_keeps_its_context),

@@ -43,6 +43,7 @@ typedef struct CUfunc_st {
     unsigned group;
 } function;
 struct CUmod_st {
+    CUmodule next; /* of all that are loaded */
     function functions[8];
     int n_functions;
 };
@@ -58,6 +59,7 @@ typedef struct op {
 
 static struct CUctx_st contexts[MAX_DEVICES];
 static block memory[MAX_BLOCKS], pinned[MAX_BLOCKS];
+static CUmodule modules;
 static uint64_t next_address = (uint64_t)1 << 32;
 static size_t used;
 static op ops[MAX_OPS]; /* one queue for all: nothing here runs at once */
@@ -349,12 +351,29 @@ CUresult fake_cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device)
     return leave(CUDA_SUCCESS);
 }
 
+/* What nobody gave back goes with the last context; it counts as alive all the same. */
+static void end_contexts(void)
+{
+    for (int i = 0; i < MAX_DEVICES; i++)
+        if (contexts[i].n_refs) return;
+    for (int i = 0; i < MAX_BLOCKS; i++) {
+        free(memory[i].data);
+        memory[i].data = NULL;
+    }
+    for (CUmodule m; (m = modules);) {
+        modules = m->next;
+        free(m);
+    }
+    used = 0;
+}
+
 CUresult fake_cuDevicePrimaryCtxRelease(CUdevice device)
 {
     lock();
     if (contexts[device].n_refs == 0) return leave(misuse("a context is released twice"));
     contexts[device].n_refs--;
     died(FAKE_CONTEXT);
+    end_contexts();
     return leave(CUDA_SUCCESS);
 }
 
@@ -543,6 +562,8 @@ CUresult fake_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned n
             text += used_up;
         }
     }
+    m->next = modules;
+    modules = m;
     born(FAKE_MODULE);
     *module = m;
     return leave(CUDA_SUCCESS);
@@ -550,9 +571,15 @@ CUresult fake_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned n
 
 CUresult fake_cuModuleUnload(CUmodule module)
 {
+    CUmodule *link = &modules;
+
+    lock();
+    while (*link && *link != module) link = &(*link)->next;
+    if (!*link) return leave(misuse("a module is unloaded that is not there"));
+    *link = module->next;
     free(module);
     died(FAKE_MODULE);
-    return CUDA_SUCCESS;
+    return leave(CUDA_SUCCESS);
 }
 
 CUresult fake_cuModuleGetFunction(CUfunction *ret_function, CUmodule module, const char *name)
