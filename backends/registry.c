@@ -230,7 +230,8 @@ static sobre_status ask(registry *r, const char *backend)
     }
     if (backend)
         return fail(r->ctx, SOBRE_INVALID_ARGUMENT,
-                    "no backend is called \"%s\"; this version knows cpu, opencl and cuda", backend);
+                    "no backend is called \"%s\"; this version knows cpu, opencl and cuda",
+                    backend);
     return SOBRE_OK;
 }
 
