@@ -14,6 +14,7 @@
 #define HD_MAX 64
 #endif
 
+#define GROUPS_A_UNIT 4
 #include "portable.h"
 #include "attn.h"
 

@@ -15,6 +15,7 @@
  * RMSNorm is deferred, since W(s * x * w) = s * W(x * w): the squares are gathered while x is
  * staged. A LayerNorm, or a norm with a bias, goes over x beforehand.
  */
+#define GROUPS_A_UNIT GEMV_GROUPS_A_UNIT
 #include "portable.h"
 #include "run.h"
 #include "weights.h"
@@ -207,7 +208,6 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
     wb += glu ? w1_at : wa_at;
 
     int defers = norm == NORM_RMS && norm_b_at < 0;
-    float squares[NC];
     x += x_at + col * n_in;
     if (LOCAL_ID < NC) {
         mean[LOCAL_ID] = 0.0f;
@@ -247,13 +247,15 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
         for (int c = 0; c < NC; c++) {
             sum_a[c] = 0.0f;
             sum_b[c] = 0.0f;
-            if (is_first) squares[c] = 0.0f;
         }
         for (int at = 0; at < n_padded; at += TILE) {
             int n = n_padded - at < TILE ? n_padded - at : TILE;
             if (is_first || n_padded > TILE) {
                 BARRIER();
                 LOCAL float *staged = (LOCAL float *)tile;
+                float squares[NC];
+                UNROLL
+                for (int c = 0; c < NC; c++) squares[c] = 0.0f;
                 for (uint i = (uint)LOCAL_ID; i < (uint)n; i += WG) {
                     uint part = i % UNIT / 4u, to = (part * PART_STRIDE + i / UNIT) * 4u + i % 4u;
                     int k = at + (int)i;
@@ -264,11 +266,17 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
                         float v = 0.0f;
                         if (k < n_in && c < n_cols) {
                             v = x[c * n_in + k] - mean[c];
-                            if (is_first) squares[c] = FMA(v, v, squares[c]);
+                            squares[c] = FMA(v, v, squares[c]);
                             v = FMA(v * scale[c], w, b);
                         }
                         staged[to + c * COL_STRIDE * 4] = v;
                     }
+                }
+                if (is_first && defers) {
+                    UNROLL
+                    for (int c = 0; c < NC; c++)
+                        red[c * WG + LOCAL_ID] =
+                            at == 0 ? squares[c] : red[c * WG + LOCAL_ID] + squares[c];
                 }
                 BARRIER();
 #if HAS_SUMS
@@ -291,9 +299,6 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
         }
 
         if (is_first && defers) {
-            BARRIER();
-            UNROLL
-            for (int c = 0; c < NC; c++) red[c * WG + LOCAL_ID] = squares[c];
             sum_runs(red, NC, WG);
             if (LOCAL_ID < NC) deferred[LOCAL_ID] = RSQRT(red[LOCAL_ID * WG] / (float)n_in + eps);
         }

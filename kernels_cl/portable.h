@@ -18,7 +18,13 @@
 typedef unsigned int uint;
 typedef unsigned short ushort;
 typedef unsigned char uchar;
+/* How many groups should share a compute unit, if a file says so. Without it nvcc may spill
+ * registers to have more of them there. */
+#if defined(GROUPS_A_UNIT)
+#define KERNEL(group_size) extern "C" __global__ void __launch_bounds__(group_size, GROUPS_A_UNIT)
+#else
 #define KERNEL(group_size) extern "C" __global__ void __launch_bounds__(group_size)
+#endif
 #define GLOBAL
 #define LOCAL
 #define LOCAL_ARRAY __shared__

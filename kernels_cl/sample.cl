@@ -12,6 +12,7 @@
  * Order is larger first, of equal ones the lower id. Batcher 1968, "Sorting networks and their
  * applications", for the sorting.
  */
+#define GROUPS_A_UNIT 2
 #include "portable.h"
 #include "sampling.h"
 

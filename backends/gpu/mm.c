@@ -4,7 +4,8 @@
  *
  * Up to GEMV_COLS columns take gemv.cl, norm and all, in one launch for each run of weights of one
  * type. More take mm.cl behind a launch of the norm; from GPU_BLAS_COLS on, weights of floats may
- * also go through the driver's library, which is decided run by run.
+ * also go through the driver's library, which is decided run by run. Where local memory is flat,
+ * any number of columns takes mm_flat.cl in place of both.
  */
 #include "gemv.h"
 #include "gpu.h"
@@ -12,9 +13,8 @@
 
 enum {
     GEMV_COLS = 8,
-    GEMV_FIRST_LANES = 8,     /* of 16 bytes each: a line of most caches */
-    GEMV_GROUPS_PER_UNIT = 4, /* wanted, 16 wavefronts of 32 */
-    GEMV_MOST_PER_UNIT = 8,   /* more do not run at once */
+    GEMV_FIRST_LANES = 8, /* of 16 bytes each: a line of most caches */
+    GEMV_MOST_A_UNIT = 8, /* more do not run at once */
     DENSE_GROUP = 256,
 };
 static const uint64_t widened_most = UINT64_C(256) << 20; /* bytes of f16 weights as f32 */
@@ -133,12 +133,12 @@ static int32_t gemv_grid(const gpu_builder *b, const product *m, const factor *f
         total = 0;
         for (int32_t i = 0; i < n; i++)
             total += ret_groups[i] = divide_up(f[i].n_rows, GEMV_GROUP / lanes * rows);
-        if (total >= n_units * GEMV_GROUPS_PER_UNIT || lanes * 2 > staged / unit ||
+        if (total >= n_units * GEMV_GROUPS_A_UNIT || lanes * 2 > staged / unit ||
             lanes == GEMV_GROUP)
             break;
     }
     /* As many chunks of rows for every group. */
-    int32_t rounds = divide_up(total, n_units * GEMV_MOST_PER_UNIT);
+    int32_t rounds = divide_up(total, n_units * GEMV_MOST_A_UNIT);
     for (int32_t i = 0; i < n; i++) ret_groups[i] = divide_up(ret_groups[i], rounds);
     return lanes;
 }
@@ -188,14 +188,15 @@ static void arg_x(gpu_args *args, gpu_builder *b, const product *m, uint64_t nor
 
 static void build_mm(gpu_builder *b, const product *m, uint64_t normed_at, uint32_t when)
 {
+    const bool flat = b->device->caps.flat_memory;
+    const int32_t n_cols = !flat ? MM_TILE : m->most == 1 ? 1 : MM_FLAT_COLS;
+    const int32_t n_rows = flat ? MM_FLAT_GROUP : m->is_glu ? MM_TILE / 2 : MM_TILE;
     for (int32_t first = 0, n; first < m->n_weights; first += n) {
         const factor *f = &m->factors[first];
-        int32_t n_tiles = divide_up(f->n_rows, MM_TILE / 2);
+        int32_t n_groups = 0;
         n = launch_weights(m, first);
-        if (!m->is_glu) {
-            n_tiles = 0;
-            for (int32_t i = 0; i < n; i++) n_tiles += divide_up(f[i].n_rows, MM_TILE);
-        }
+        for (int32_t i = 0; i < (m->is_glu ? 1 : n); i++)
+            n_groups += divide_up(f[i].n_rows, n_rows);
         gpu_args args = {.n = 0};
         gpu_arg_run(&args, b);
         gpu_arg_int(&args, gpu_run_index(m->count));
@@ -205,9 +206,11 @@ static void build_mm(gpu_builder *b, const product *m, uint64_t normed_at, uint3
         gpu_arg_int(&args, m->node->p.matmul.glu);
         arg_segments(&args, b, f, n);
         gpu_variant variant =
-            gpu_variant_of("mm.cl", "mm", MM_GROUP, "WTYPE=%d", (int)f->layout.type);
-        gpu_add(b, m->node, &variant, &args, (gpu_extent){GPU_ONE, n_tiles, 1},
-                (gpu_extent){m->count, 1, MM_TILE}, when);
+            flat ? gpu_variant_of("mm_flat.cl", "mm_flat", MM_FLAT_GROUP, "WTYPE=%d NC=%d",
+                                  (int)f->layout.type, (int)n_cols)
+                 : gpu_variant_of("mm.cl", "mm", MM_GROUP, "WTYPE=%d", (int)f->layout.type);
+        gpu_add(b, m->node, &variant, &args, (gpu_extent){GPU_ONE, n_groups, 1},
+                (gpu_extent){m->count, 1, n_cols}, when);
     }
 }
 
@@ -343,7 +346,7 @@ void gpu_mm_build(gpu_builder *b, const sobre_node *node)
     const sobre_norm_params *norm = &node->p.matmul.norm;
     uint64_t normed_at = 0;
     if (b->status < 0) return;
-    if (m.most <= GEMV_COLS) {
+    if (m.most <= GEMV_COLS && !b->device->caps.flat_memory) {
         build_gemv(b, &m);
         return;
     }

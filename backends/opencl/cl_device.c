@@ -92,6 +92,7 @@ typedef struct cl_props {
     cl_device_type type;
     cl_bool available, compiler, little_endian, unified;
     cl_uint n_units, alignment; /* alignment in bits */
+    cl_device_local_mem_type local_type;
     size_t max_group, max_items[3];
     cl_ulong local_size, memory, max_buffer;
     char reason[512]; /* why it cannot be used; "" if it can */
@@ -128,6 +129,7 @@ static const cl_prop numbers[] = {
     PROP(CL_DEVICE_MEM_BASE_ADDR_ALIGN, alignment),
     PROP(CL_DEVICE_MAX_WORK_GROUP_SIZE, max_group),
     PROP(CL_DEVICE_LOCAL_MEM_SIZE, local_size),
+    PROP(CL_DEVICE_LOCAL_MEM_TYPE, local_type),
     PROP(CL_DEVICE_GLOBAL_MEM_SIZE, memory),
     PROP(CL_DEVICE_MAX_MEM_ALLOC_SIZE, max_buffer),
 };
@@ -346,6 +348,7 @@ static gpu_caps caps_of(const cl_props *props)
         .local_size = (uint32_t)(props->local_size < UINT32_MAX ? props->local_size : UINT32_MAX),
         .max_group = (uint32_t)props->max_group,
         .n_units = props->n_units > 0 ? props->n_units : 1,
+        .flat_memory = props->local_type == CL_GLOBAL,
     };
 
     if (caps.alignment < 256) caps.alignment = 256;
