@@ -100,9 +100,6 @@ static void test_store_and_load(void **state)
     assert_int_equal(info.st_mode & 0777, 0700);
     cl_cache_store(&rig.host, key_of("a"), content, sizeof content); /* over the old one */
     assert_true(cached(&rig, "a"));
-    cl_cache_remove(&rig.host, key_of("a"));
-    cl_rig_entry(&rig, 0, path, sizeof path);
-    assert_false(cached(&rig, "a"));
     cl_rig_close(&rig);
 }
 
@@ -112,7 +109,6 @@ static void test_no_folder(void **state)
     cl_rig_open(&rig);
     rig.host.cache_dir = NULL;
     cl_cache_store(&rig.host, key_of("a"), content, sizeof content);
-    cl_cache_remove(&rig.host, key_of("a"));
     assert_false(cached(&rig, "a"));
     cl_rig_close(&rig);
 }
@@ -152,7 +148,7 @@ static void test_stale(void **state)
     cl_rig_open(&rig);
     cl_cache_store(&rig.host, key_of("b"), content, sizeof content);
     cl_rig_entry(&rig, 1, to, sizeof to);
-    cl_cache_remove(&rig.host, key_of("b"));
+    assert_int_equal(unlink(to), 0);
     cl_cache_store(&rig.host, key_of("a"), content, sizeof content);
     cl_rig_entry(&rig, 1, from, sizeof from);
     assert_int_equal(rename(from, to), 0);
@@ -180,7 +176,6 @@ static void test_unwritable(void **state)
     write_file(inner, "", 0);
     cl_cache_store(&rig.host, key_of("a"), content, sizeof content);
     assert_false(cached(&rig, "a"));
-    cl_cache_remove(&rig.host, key_of("a"));
     cl_rig_entry(&rig, 1, path, sizeof path); /* and no temporary file */
     cl_rig_close(&rig);
 }

@@ -127,10 +127,3 @@ void cl_cache_store(const sobre_host *host, cl_hash key, const void *data, size_
                   os_error_text(error, sizeof error));
     host->free(host->context, whole);
 }
-
-void cl_cache_remove(const sobre_host *host, cl_hash key)
-{
-    char path[PATH_SIZE];
-
-    if (path_of(host, key, path)) os_file_remove(path);
-}

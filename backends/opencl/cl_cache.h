@@ -24,7 +24,5 @@ cl_hash cl_hash_text(cl_hash hash, const char *text);               /* with its 
 /* *ret_data is the caller's, to be freed by host->free. */
 bool cl_cache_load(const sobre_host *host, cl_hash key, void **ret_data, size_t *ret_size);
 void cl_cache_store(const sobre_host *host, cl_hash key, const void *data, size_t size);
-/* For an entry whose content turned out to be of no use. */
-void cl_cache_remove(const sobre_host *host, cl_hash key);
 
 #endif

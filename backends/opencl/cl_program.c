@@ -56,7 +56,7 @@ static bool build_cached(cl_dev *dev, cl_hash key, const char *options, cl_progr
         }
         clReleaseProgram(program);
     }
-    cl_cache_remove(host, key);
+    /* What is built instead takes the binary's place; if nothing can be, it was not its fault. */
     host->log(host->context, SOBRE_LOG_DEBUG, "%s failed: %s; building from source", call,
               cl_error_name(error));
     return false;
