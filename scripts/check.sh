@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 model=$(./scripts/fetch-model.sh)
 golden=${GOLDEN:+$(cd "$GOLDEN" && pwd)}
 options="-Dtests=enabled -Dmodel=$model -Dgolden_dir=$golden"
+runtimes=-Dopencl_runtimes=$(./scripts/opencl-runtimes.sh build/opencl)
 sanitized="-Dbuildtype=debugoptimized -Db_lundef=false"
 status=0
 
@@ -32,8 +33,8 @@ tsan_works() {
     return $works
 }
 
-./scripts/build.sh build all $options "-Dopencl_runtimes=$(./scripts/opencl-runtimes.sh build/opencl)"
-./scripts/build.sh build-san all $options $sanitized -Db_sanitize=address,undefined
+./scripts/build.sh build all $options "$runtimes"
+./scripts/build.sh build-san all $options "$runtimes" $sanitized -Db_sanitize=address,undefined
 run build
 export ASAN_OPTIONS=detect_leaks=1:halt_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
