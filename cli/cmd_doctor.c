@@ -196,11 +196,15 @@ static void check_devices(doctor *d)
         const char *reason = text_of(object, "reason");
 
         if (strcmp(text_of(object, "backend"), "cpu") == 0) continue;
+        const bool empty = strcmp(reason, probe_no_driver) == 0;
+        if (empty) reason = "none of its drivers can be loaded and has a device";
         snprintf(f.text, sizeof f.text, "%s: %s%s%s", text_of(object, "option"),
                  text_of(object, "name"), reason[0] ? " cannot be used: " : "", reason);
         if (reason[0]) {
             f.verdict = VERDICT_WARN;
-            f.advice = "It is left alone, and other devices do the work.";
+            f.advice = empty ? "The libraries that the files in /etc/OpenCL/vendors, or "
+                               "OCL_ICD_VENDORS, name may be missing: install the driver anew."
+                             : "It is left alone, and other devices do the work.";
         }
         report(d, &f);
     }
