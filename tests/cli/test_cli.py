@@ -26,6 +26,7 @@ except ImportError:  # Windows
 SOBRE, TINY_MODEL = sys.argv[1:3]
 REAL_MODEL = sys.argv[3] if len(sys.argv) > 3 else ""
 CARD = os.environ.get("SOBRE_TEST_CARD_FOLDER")  # where the plugin of card.c is
+DRIVERS = os.environ.get("SOBRE_TEST_DRIVERS_FOLDER")  # where those of tests/icd/ are
 COMMANDS = ["run", "tokenize", "logits", "bench", "inspect", "devices", "doctor"]
 
 
@@ -732,7 +733,11 @@ class Card(Program):
                           env={**self.environment, "SOBRE_TEST_CARD": does}, **options)
 
     def devices(self, *args, **options):
-        return json.loads(self.card("devices", "--json", *args, **options)[0])
+        """The CPU and the card, whatever other backends there are."""
+        found = json.loads(self.card("devices", "--json", *args, **options)[0])
+        devices = [device for device in found if device["backend"] in ("cpu", "opencl")]
+        self.assertEqual([device["backend"] for device in devices], ["cpu", "opencl"])
+        return devices
 
     def answer(self, *args, **options):
         out, err = self.card("run", self.models["whole"], "-p", "hello", "-n", 8, "--ignore-eos",
@@ -927,6 +932,49 @@ class Card(Program):
         child.send_signal(signal.SIGINT)
         self.assertEqual(child.wait(30), 130)
         self.assertFalse(os.path.exists(self.kept))
+
+
+@unittest.skipUnless(DRIVERS, "the OpenCL backend was not built")
+class Drivers(Program):
+    """The OpenCL backend itself, with drivers that are missing or broken."""
+
+    def check(self, library, reason, finding):
+        """`library` is what the one .icd file names, if there is one; `finding` is `doctor`'s."""
+        home = tempfile.mkdtemp(dir=self.folder)
+        vendors = os.path.join(home, "vendors")
+        os.makedirs(vendors)
+        if library:
+            with open(os.path.join(vendors, "driver.icd"), "w") as file:
+                file.write(library + "\n")
+        env = {**self.environment, "XDG_CACHE_HOME": home, "OCL_ICD_VENDORS": vendors}
+        devices = {device["backend"]: device
+                   for device in self.json("devices", "--json", "--timeout", 3, env=env)}
+        self.assertTrue(devices["cpu"]["usable"])
+        self.assertFalse(devices["opencl"]["usable"])
+        self.assertRegex(devices["opencl"]["reason"], reason)
+        run = ["run", self.models["whole"], "-p", "hello", "-n", 4, "--ignore-eos", "--json"]
+        answer = self.json(*run, env=env)
+        self.assertEqual((answer["backend"], len(answer["ids"])), ("cpu", 4))
+        self.assertRegex(self.err(*run, "--device", "opencl", code=4, env=env), reason)
+        out, err = self.sobre(*run, "--device", "opencl", "--fallback", env=env)
+        self.assertEqual(json.loads(out)["ids"], answer["ids"])
+        self.assertRegex(err, reason)
+        self.assertRegex(self.out("doctor", env=env), finding)
+
+    def test_none(self):
+        self.check(None, "no driver is installed", "opencl: .*there is no driver")
+
+    def test_a_library_that_is_not_there(self):
+        self.check(self.path("no-such-driver.so"), "no driver is installed, or none of them has",
+                   "(?s)opencl: .*none of its drivers can be loaded.*install the driver anew")
+
+    def test_one_that_hangs(self):
+        reason = "did not answer within 3 s"
+        self.check(os.path.join(DRIVERS, "libicd_hang.so"), reason, f"opencl: .*{reason}")
+
+    def test_one_that_crashes(self):
+        reason = "drivers crash"
+        self.check(os.path.join(DRIVERS, "libicd_crash.so"), reason, f"opencl: .*{reason}")
 
 
 @unittest.skipUnless(REAL_MODEL, "no real model was given")
