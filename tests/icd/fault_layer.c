@@ -169,7 +169,7 @@ MAKING_CALLS(MAKING_CALL)
 COUNTED(COUNTED_CALLS)
 
 SOBRE_EXPORT cl_int CL_API_CALL clGetLayerInfo(cl_layer_info name, size_t size, void *value,
-                                         size_t *ret_size)
+                                               size_t *ret_size)
 {
     const cl_layer_api_version version = CL_LAYER_API_VERSION_100;
 
@@ -179,8 +179,8 @@ SOBRE_EXPORT cl_int CL_API_CALL clGetLayerInfo(cl_layer_info name, size_t size, 
     return CL_SUCCESS;
 }
 
-SOBRE_EXPORT cl_int CL_API_CALL clInitLayer(cl_uint n, const cl_icd_dispatch *target, cl_uint *ret_n,
-                                      const cl_icd_dispatch **ret_layer)
+SOBRE_EXPORT cl_int CL_API_CALL clInitLayer(cl_uint n, const cl_icd_dispatch *target,
+                                            cl_uint *ret_n, const cl_icd_dispatch **ret_layer)
 {
     if (n < sizeof next / sizeof next.clGetPlatformIDs) return CL_INVALID_VALUE;
     next = mine = *target;
