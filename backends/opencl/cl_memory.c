@@ -19,8 +19,11 @@ void cl_staging_close(cl_dev *dev)
     const sobre_host *host = dev->base.host;
     cl_staging *s = &dev->staging;
 
-    for (int i = 0; i < CL_N_STAGES; i++)
-        if (s->done[i]) clReleaseEvent(s->done[i]);
+    for (int i = 0; i < CL_N_STAGES; i++) {
+        if (!s->done[i]) continue;
+        clWaitForEvents(1, &s->done[i]); /* its data is read until then, whatever clFinish said */
+        clReleaseEvent(s->done[i]);
+    }
     if (s->data) host->free(host->context, s->data);
     gpu_sync_close(&s->sync);
 }

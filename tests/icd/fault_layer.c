@@ -31,10 +31,13 @@ static cl_icd_dispatch next, mine;
     X(clGetKernelWorkGroupInfo,                                                                 \
       (cl_kernel k, cl_device_id d, cl_kernel_work_group_info i, size_t n, void *v, size_t *r), \
       (k, d, i, n, v, r))                                                                       \
-    X(clWaitForEvents, (cl_uint n, const cl_event *e), (n, e))                                  \
     X(clGetEventInfo, (cl_event e, cl_event_info i, size_t n, void *v, size_t *r),              \
       (e, i, n, v, r))                                                                          \
-    X(clFlush, (cl_command_queue q), (q))                                                       \
+    X(clFlush, (cl_command_queue q), (q))
+
+/* The same, but a driver whose wait fails does not go on to use the memory: these wait first. */
+#define WAIT_CALLS(X)                                          \
+    X(clWaitForEvents, (cl_uint n, const cl_event *e), (n, e)) \
     X(clFinish, (cl_command_queue q), (q))
 
 /* X(name, parameters before the event, arguments before it): commands, which may make an event. */
@@ -85,13 +88,13 @@ static cl_icd_dispatch next, mine;
 
 enum {
 #define INDEX(name, ...) CALL_##name,
-    CODE_CALLS(INDEX) COMMAND_CALLS(INDEX) MAKING_CALLS(INDEX) N_CALLS
+    CODE_CALLS(INDEX) WAIT_CALLS(INDEX) COMMAND_CALLS(INDEX) MAKING_CALLS(INDEX) N_CALLS
 };
 _Static_assert((int)N_CALLS < (int)FAULT_MAX_CALLS, "the last one has no name");
 
 #define NAMED(call, ...) {#call, false, false},
 static fault_control control = {
-    .calls = {CODE_CALLS(NAMED) COMMAND_CALLS(NAMED) MAKING_CALLS(NAMED)},
+    .calls = {CODE_CALLS(NAMED) WAIT_CALLS(NAMED) COMMAND_CALLS(NAMED) MAKING_CALLS(NAMED)},
 };
 
 SOBRE_EXPORT fault_control *fault_layer_control(void);
@@ -122,6 +125,14 @@ static void born(fault_object kind, const void *object)
         return fails(CALL_##name) ? control.error : next.name arguments; \
     }
 CODE_CALLS(CODE_CALL)
+
+#define WAIT_CALL(name, parameters, arguments)            \
+    static cl_int CL_API_CALL f_##name parameters         \
+    {                                                     \
+        const cl_int code = next.name arguments;          \
+        return fails(CALL_##name) ? control.error : code; \
+    }
+WAIT_CALLS(WAIT_CALL)
 
 #define COMMAND_CALL(name, parameters, arguments)           \
     static cl_int CL_API_CALL f_##name parameters           \
@@ -186,6 +197,7 @@ SOBRE_EXPORT cl_int CL_API_CALL clInitLayer(cl_uint n, const cl_icd_dispatch *ta
     next = mine = *target;
 #define SET(name, ...) mine.name = f_##name;
     CODE_CALLS(SET)
+    WAIT_CALLS(SET)
     COMMAND_CALLS(SET)
     MAKING_CALLS(SET)
 #define SET_COUNTED(suffix, ...)                \
