@@ -132,20 +132,25 @@ FN float reduce_max(LOCAL float *scratch, float v)
     return max;
 }
 
-FN float reduce_sum(LOCAL float *scratch, float v)
+/* Two sums at once; `scratch` has 2 * GROUP elements. One after the other they are so many barriers
+ * that the compiler of Intel's runtime for CPUs loses its way, and crashes or destroys memory. */
+FN void reduce_sums(LOCAL float *scratch, float *a, float *b)
 {
     int step;
-    float sum;
     BARRIER();
-    scratch[LOCAL_ID] = v;
+    scratch[LOCAL_ID] = *a;
+    scratch[GROUP + LOCAL_ID] = *b;
     BARRIER();
     for (step = GROUP / 2; step > 0; step /= 2) {
-        if (LOCAL_ID < step) scratch[LOCAL_ID] += scratch[LOCAL_ID + step];
+        if (LOCAL_ID < step) {
+            scratch[LOCAL_ID] += scratch[LOCAL_ID + step];
+            scratch[GROUP + LOCAL_ID] += scratch[GROUP + LOCAL_ID + step];
+        }
         BARRIER();
     }
-    sum = scratch[0];
+    *a = scratch[0];
+    *b = scratch[GROUP];
     BARRIER();
-    return sum;
 }
 
 /* A logit after its bias and its penalties. */
@@ -168,7 +173,7 @@ sample_part(GLOBAL const float *RESTRICT logits, int logits_at, GLOBAL const int
 {
     LOCAL_ARRAY float value[SAMPLE_CHUNK];
     LOCAL_ARRAY int id[SAMPLE_CHUNK];
-    LOCAL_ARRAY float scratch[GROUP];
+    LOCAL_ARRAY float scratch[2 * GROUP];
     GLOBAL const int *p = params + params_at + GROUP_Y * SAMPLE_PARAMS_SIZE;
     GLOBAL const float *x = logits + logits_at + (uint)GROUP_Y * (uint)n_vocab;
     GLOBAL float *part = work + work_at + (GROUP_Y * N_GROUPS_X + GROUP_X) * SAMPLE_PART_SIZE;
@@ -225,8 +230,9 @@ sample_part(GLOBAL const float *RESTRICT logits, int logits_at, GLOBAL const int
     UNROLL
     for (k = 0; k < PER; k++)
         if (raw[k] > LOWEST) draw += weigh((raw[k] - best) * inv_temperature);
-    sum = reduce_sum(scratch, is_broken ? BROKEN : sum);
-    draw = reduce_sum(scratch, is_broken_draw ? BROKEN : draw);
+    if (is_broken) sum = BROKEN;
+    if (is_broken_draw) draw = BROKEN;
+    reduce_sums(scratch, &sum, &draw);
     if (LOCAL_ID == 0) {
         part[SAMPLE_PART_MAX] = max;
         part[SAMPLE_PART_SUM] = sum;
@@ -338,7 +344,7 @@ sample_pick(GLOBAL const float *RESTRICT logits, int logits_at, GLOBAL const int
 {
     LOCAL_ARRAY float value[SAMPLE_CHUNK];
     LOCAL_ARRAY int id[SAMPLE_CHUNK];
-    LOCAL_ARRAY float scratch[GROUP];
+    LOCAL_ARRAY float scratch[2 * GROUP];
     LOCAL_ARRAY int chosen[1]; /* place among the candidates; -1: not sure */
     GLOBAL const int *p = params + params_at + GROUP_X * SAMPLE_PARAMS_SIZE;
     GLOBAL const float *x = logits + logits_at + (uint)GROUP_X * (uint)n_vocab;
@@ -366,8 +372,7 @@ sample_pick(GLOBAL const float *RESTRICT logits, int logits_at, GLOBAL const int
         sum += s < BROKEN ? s * weigh(from[SAMPLE_PART_MAX] - max) : BROKEN;
         all += d < BROKEN ? d * weigh((from[SAMPLE_PART_VALUE] - best) * inv_temperature) : BROKEN;
     }
-    sum = reduce_sum(scratch, sum);
-    all = reduce_sum(scratch, all);
+    reduce_sums(scratch, &sum, &all);
 
     if (LOCAL_ID < SAMPLE_KEEP)
         scratch[LOCAL_ID] =
