@@ -3,6 +3,10 @@
  * Attention of runs with several columns a sequence: no score leaves the group. After Dao et al.
  * 2022, "FlashAttention", arXiv:2205.14135.
  *
+ * What a work-item keeps stands in registers. Some compilers unroll no loop around another, and put
+ * an array that is indexed in one that is left into memory; so each array has float4 elements and a
+ * loop of its own.
+ *
  *   KV_F16  the cache is f16, else f32 (default 1)
  *   HD_MAX  the most that head_dim may be: 64, 128 or 256 (default 64)
  */
@@ -13,18 +17,41 @@
 #define HD_MAX 64
 #endif
 
+#define GROUPS_A_UNIT 3
 #include "portable.h"
 #include "attn.h"
 
-/* A group has ROWS rows, which are query heads times columns. A work-item owns 4 of them, 4 of a
- * tile's KEYS positions while there are scores, and 8 dims of the result. */
-#define GROUP   ATTN_PREFILL_GROUP
-#define ROWS    (ATTN_PREFILL_Q / HD_MAX) /* 64, 32 or 16 */
-#define TEAMS   (ROWS / 4)
-#define LANES   (GROUP / TEAMS)  /* work-items that share their rows */
-#define KEYS    (LANES * 4)      /* 32, 64 or 128 */
-#define Q_QUADS (HD_MAX / 4 + 1) /* of a row of Q, with one for the sake of banks */
-#define P_QUADS (KEYS / 4 + 1)   /* of a row of weights */
+/* A group has ROWS rows, which are query heads times columns. A work-item owns 4 of them, with 4 of
+ * a tile's KEYS positions while there are scores, and with 8 dims of the result. In the softmax it
+ * has a share of one row. */
+#define GROUP      ATTN_PREFILL_GROUP
+#define ROWS       (ATTN_PREFILL_Q / HD_MAX) /* 64, 32 or 16 */
+#define TEAMS      (ROWS / 4)
+#define LANES      (GROUP / TEAMS)  /* work-items that share their rows */
+#define KEYS       (LANES * 4)      /* 32, 64 or 128 */
+#define SOFT_LANES (GROUP / ROWS)   /* work-items that share a row's softmax: 2, 4 or 8 */
+#define Q_QUADS    (HD_MAX / 4 + 1) /* of a row of Q, with one for the sake of banks */
+#define P_QUADS    (KEYS / 4 + 1)   /* of a row of scores or weights */
+#define P_STRIDE   (P_QUADS * 4)
+
+FN float4 scale4(float x, float4 a)
+{
+    a.x *= x;
+    a.y *= x;
+    a.z *= x;
+    a.w *= x;
+    return a;
+}
+
+/* x * a + y */
+FN float4 fma4(float x, float4 a, float4 y)
+{
+    y.x = FMA(x, a.x, y.x);
+    y.y = FMA(x, a.y, y.y);
+    y.z = FMA(x, a.z, y.z);
+    y.w = FMA(x, a.w, y.w);
+    return y;
+}
 
 /*
  * GROUP_X is the first of n_tiles tiles of a sequence (a group that begins elsewhere has nothing to
@@ -41,7 +68,8 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
 {
     LOCAL_ARRAY float4 q_shared[ROWS * Q_QUADS];
     LOCAL_ARRAY float4 p_shared[ROWS * P_QUADS];
-    LOCAL_ARRAY float4 part[ROWS * LANES / 4];
+    LOCAL_ARRAY float part[GROUP];
+    LOCAL_ARRAY float shrink[ROWS];
     LOCAL float *p = (LOCAL float *)p_shared;
 
     int lane = LOCAL_ID % LANES;
@@ -82,35 +110,34 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
         ((LOCAL float *)q_shared)[r * Q_QUADS * 4 + d] = x * q_scale;
     }
 
-    /* Row i of a work-item is team + i * TEAMS. It sees positions [since, until). */
-    int row_query[4];
-    int since[4];
-    int until[4];
-    float slope[4];
-    float most[4];
-    float total[4]; /* of this work-item's weights */
-    float acc[4][8];
+    /* The softmax of a work-item has one row, which sees positions [since, until). A row without a
+     * column or a head sees none; any slope does for it, so that reading it takes no branch. */
+    int soft_row = LOCAL_ID / SOFT_LANES;
+    int soft_lane = LOCAL_ID % SOFT_LANES;
+    int soft_head = soft_row / n_cols;
+    int soft_col = soft_row - soft_head * n_cols;
+    int soft_query = query + soft_col;
+    int there = soft_col < n_queries && soft_head < n_heads;
+    int since = window > 0 ? soft_query + 1 - window : 0;
+    int until = !there ? 0 : causal ? soft_query + 1 : end;
+    float slope = slopes_at < 0 ? 0.0f : slopes[slopes_at + head + (there ? soft_head : 0)];
+    float most = LOWEST;
+    float total = 0.0f; /* of this work-item's weights */
+
+    /* The sums over V. Row i is team + i * TEAMS, here and in the scores. */
+    float4 acc_lo[4]; /* of the first 4 dims */
+    float4 acc_hi[4];
     UNROLL
     for (int i = 0; i < 4; i++) {
-        int r = team + i * TEAMS;
-        int h = r / n_cols;
-        int c = r - h * n_cols;
-        int there = c < n_queries && h < n_heads;
-        row_query[i] = query + c;
-        since[i] = window > 0 ? query + c + 1 - window : 0;
-        until[i] = !there ? 0 : causal ? query + c + 1 : end;
-        slope[i] = slopes_at < 0 || !there ? 0.0f : slopes[slopes_at + head + h];
-        most[i] = LOWEST;
-        total[i] = 0.0f;
-        UNROLL
-        for (int d = 0; d < 8; d++) acc[i][d] = 0.0f;
+        acc_lo[i].x = acc_lo[i].y = acc_lo[i].z = acc_lo[i].w = 0.0f;
+        acc_hi[i] = acc_lo[i];
     }
     BARRIER();
 
     for (int key = begin / KEYS * KEYS; key < end; key += KEYS) {
         /* Scores. Position j of a work-item is lane + j * LANES; those past the end repeat the last
          * one. */
-        float s[4][4];
+        float4 s[4]; /* element j of s[i]: row i, position j */
         uint k[4];
         UNROLL
         for (int j = 0; j < 4; j++) {
@@ -118,93 +145,96 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
             uint at = (uint)(pos < end ? pos : end - 1);
             uint page = (uint)kv_at + (uint)pages[at / RUN_PAGE] * (uint)page_size;
             k[j] = kv_k_octet(page, (uint)head_kv, octets) + at % RUN_PAGE;
-            s[0][j] = s[1][j] = s[2][j] = s[3][j] = 0.0f;
+            s[j].x = s[j].y = s[j].z = s[j].w = 0.0f;
         }
-        for (uint c = 0; c < octets; c++) {
+        for (uint c = 0; c < octets * 2; c++) {
+            uint o = c / 2 * RUN_PAGE;
+            float4 x0 = kv_load4(kv, k[0] + o, c % 2);
+            float4 x1 = kv_load4(kv, k[1] + o, c % 2);
+            float4 x2 = kv_load4(kv, k[2] + o, c % 2);
+            float4 x3 = kv_load4(kv, k[3] + o, c % 2);
             UNROLL
-            for (uint second = 0; second < 2; second++) {
-                float4 x[4];
-                UNROLL
-                for (int j = 0; j < 4; j++) x[j] = kv_load4(kv, k[j] + c * RUN_PAGE, second);
-                UNROLL
-                for (int i = 0; i < 4; i++) {
-                    float4 y = q_shared[(team + i * TEAMS) * Q_QUADS + (int)(c * 2 + second)];
-                    UNROLL
-                    for (int j = 0; j < 4; j++) s[i][j] = dot4(x[j], y, s[i][j]);
-                }
+            for (int i = 0; i < 4; i++) {
+                float4 y = q_shared[(team + i * TEAMS) * Q_QUADS + (int)c];
+                s[i].x = dot4(x0, y, s[i].x);
+                s[i].y = dot4(x1, y, s[i].y);
+                s[i].z = dot4(x2, y, s[i].z);
+                s[i].w = dot4(x3, y, s[i].w);
             }
         }
         UNROLL
         for (int i = 0; i < 4; i++) {
-            float high = LOWEST;
-            UNROLL
-            for (int j = 0; j < 4; j++) {
-                int pos = key + lane + j * LANES;
-                s[i][j] = attn_score(s[i][j], cap, slope[i], row_query[i] - pos);
-                if (pos < since[i] || pos >= until[i]) s[i][j] = LOWEST;
-                high = FMAX(high, s[i][j]);
-            }
-            ((LOCAL float *)part)[(team + i * TEAMS) * LANES + lane] = high;
+            int at = (team + i * TEAMS) * P_STRIDE + lane;
+            p[at] = s[i].x;
+            p[at + LANES] = s[i].y;
+            p[at + LANES * 2] = s[i].z;
+            p[at + LANES * 3] = s[i].w;
         }
         BARRIER();
 
         /* Weights. */
-        UNROLL
-        for (int i = 0; i < 4; i++) {
-            float before = most[i];
-            for (int t = 0; t < LANES / 4; t++) {
-                float4 x = part[(team + i * TEAMS) * (LANES / 4) + t];
-                most[i] = FMAX(most[i], FMAX(FMAX(x.x, x.y), FMAX(x.z, x.w)));
-            }
-            float less = EXP2(before - most[i]);
-            total[i] *= less;
-            UNROLL
-            for (int d = 0; d < 8; d++) acc[i][d] *= less;
-            UNROLL
-            for (int j = 0; j < 4; j++) {
-                float weight = s[i][j] > LOWEST ? EXP2(s[i][j] - most[i]) : 0.0f;
-                total[i] += weight;
-                p[(team + i * TEAMS) * P_QUADS * 4 + lane + j * LANES] = weight;
-            }
+        float high = LOWEST;
+        for (int i = soft_lane; i < KEYS; i += SOFT_LANES) {
+            int pos = key + i;
+            float score = attn_score(p[soft_row * P_STRIDE + i], cap, slope, soft_query - pos);
+            if (pos < since || pos >= until) score = LOWEST;
+            p[soft_row * P_STRIDE + i] = score;
+            high = FMAX(high, score);
         }
+        part[LOCAL_ID] = high;
+        BARRIER();
+        float before = most;
+        for (int i = 0; i < SOFT_LANES; i++) most = FMAX(most, part[soft_row * SOFT_LANES + i]);
+        float less = EXP2(before - most);
+        total *= less;
+        for (int i = soft_lane; i < KEYS; i += SOFT_LANES) {
+            float score = p[soft_row * P_STRIDE + i];
+            float weight = score > LOWEST ? EXP2(score - most) : 0.0f;
+            p[soft_row * P_STRIDE + i] = weight;
+            total += weight;
+        }
+        if (soft_lane == 0) shrink[soft_row] = less;
         BARRIER();
 
-        /* The sum over V, four positions at a time; they share a page. The next tile's weights are
-         * written behind its first barrier, so none is needed here. */
+        /* The sum over V, four positions at a time; they share a page. */
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+            float shrunk = shrink[team + i * TEAMS];
+            acc_lo[i] = scale4(shrunk, acc_lo[i]);
+            acc_hi[i] = scale4(shrunk, acc_hi[i]);
+        }
         int n_keys = end - key < KEYS ? end - key : KEYS;
         for (int j = 0; j < n_keys; j += 4) {
             uint at = (uint)(key + j);
             uint page = (uint)kv_at + (uint)pages[at / RUN_PAGE] * (uint)page_size;
             uint v = kv_v_octet(page, (uint)head_kv, octets, (uint)n_head_kv) +
                      at % RUN_PAGE * octets + (uint)lane_v;
-            float4 w[4];
+            /* Weights past the end are 0, but V there may be NaN: the last one stands in. */
+            int last = n_keys - 1 - j;
+            uint o1 = v + (uint)(last < 1 ? last : 1) * octets;
+            uint o2 = v + (uint)(last < 2 ? last : 2) * octets;
+            uint o3 = v + (uint)(last < 3 ? last : 3) * octets;
+            float4 lo0 = kv_load4(kv, v, 0u);
+            float4 hi0 = kv_load4(kv, v, 1u);
+            float4 lo1 = kv_load4(kv, o1, 0u);
+            float4 hi1 = kv_load4(kv, o1, 1u);
+            float4 lo2 = kv_load4(kv, o2, 0u);
+            float4 hi2 = kv_load4(kv, o2, 1u);
+            float4 lo3 = kv_load4(kv, o3, 0u);
+            float4 hi3 = kv_load4(kv, o3, 1u);
             UNROLL
-            for (int i = 0; i < 4; i++) w[i] = p_shared[(team + i * TEAMS) * P_QUADS + j / 4];
-            UNROLL
-            for (int t = 0; t < 4; t++) {
-                /* Weights past the end are 0, but V there may be NaN. */
-                int past = n_keys - 1 - j < t;
-                uint o = v + (uint)(past ? n_keys - 1 - j : t) * octets;
-                float4 v0 = kv_load4(kv, o, 0u);
-                float4 v1 = kv_load4(kv, o, 1u);
-                UNROLL
-                for (int i = 0; i < 4; i++) {
-                    float x = t == 0 ? w[i].x : t == 1 ? w[i].y : t == 2 ? w[i].z : w[i].w;
-                    acc[i][0] = FMA(x, v0.x, acc[i][0]);
-                    acc[i][1] = FMA(x, v0.y, acc[i][1]);
-                    acc[i][2] = FMA(x, v0.z, acc[i][2]);
-                    acc[i][3] = FMA(x, v0.w, acc[i][3]);
-                    acc[i][4] = FMA(x, v1.x, acc[i][4]);
-                    acc[i][5] = FMA(x, v1.y, acc[i][5]);
-                    acc[i][6] = FMA(x, v1.z, acc[i][6]);
-                    acc[i][7] = FMA(x, v1.w, acc[i][7]);
-                }
+            for (int i = 0; i < 4; i++) {
+                float4 w = p_shared[(team + i * TEAMS) * P_QUADS + j / 4];
+                acc_lo[i] =
+                    fma4(w.w, lo3, fma4(w.z, lo2, fma4(w.y, lo1, fma4(w.x, lo0, acc_lo[i]))));
+                acc_hi[i] =
+                    fma4(w.w, hi3, fma4(w.z, hi2, fma4(w.y, hi1, fma4(w.x, hi0, acc_hi[i]))));
             }
         }
+        BARRIER();
     }
 
-    UNROLL
-    for (int i = 0; i < 4; i++) ((LOCAL float *)part)[(team + i * TEAMS) * LANES + lane] = total[i];
+    part[LOCAL_ID] = total;
     BARRIER();
     UNROLL
     for (int i = 0; i < 4; i++) {
@@ -212,16 +242,13 @@ attn_prefill(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int
         int h = r / n_cols;
         int c = r - h * n_cols;
         float weights = 0.0f;
-        for (int t = 0; t < LANES / 4; t++) {
-            float4 x = part[r * (LANES / 4) + t];
-            weights += (x.x + x.y) + (x.z + x.w);
-        }
+        for (int t = 0; t < SOFT_LANES; t++) weights += part[r * SOFT_LANES + t];
         float scale = weights > 0.0f ? 1.0f / weights : 0.0f;
-        if (until[i] > 0 && owns) {
-            uint to = (uint)out_at + (uint)((col + c) * n_head + head + h) * (uint)head_dim +
-                      (uint)lane * 8u;
-            UNROLL
-            for (int d = 0; d < 8; d++) out[to + (uint)d] = acc[i][d] * scale;
+        if (owns && c < n_queries && h < n_heads) {
+            uint to = ((uint)out_at + (uint)((col + c) * n_head + head + h) * (uint)head_dim) / 4u +
+                      (uint)lane * 2u;
+            ((GLOBAL float4 *)out)[to] = scale4(scale, acc_lo[i]);
+            ((GLOBAL float4 *)out)[to + 1] = scale4(scale, acc_hi[i]);
         }
     }
 }
