@@ -1,18 +1,21 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# oclgrind.sh OCLGRIND CHECKS PROGRAM [ARG...]: runs a test in a simulator of an OpenCL device that
-# reports accesses out of bounds and divergent barriers, and with CHECKS ("--data-races
-# --uninitialized") races and the use of what nobody wrote. Any report fails the test.
+# oclgrind.sh LIBRARY PROGRAM [ARG...]: runs a test with a simulator of an OpenCL device as its only
+# driver. It reports accesses out of bounds, divergent barriers, races, and the use of what nobody
+# wrote. Any report fails the test.
 set -u
-oclgrind=$1 checks=$2
-shift 2
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-"$oclgrind" $checks --max-errors 20 --log "$log" "$@"
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+mkdir "$folder/vendors"
+echo "$1" >"$folder/vendors/oclgrind.icd"
+shift
+export OCL_ICD_VENDORS="$folder/vendors" OCLGRIND_LOG="$folder/log" OCLGRIND_MAX_ERRORS=20
+export OCLGRIND_DATA_RACES=1 OCLGRIND_UNINITIALIZED=1
+"$@"
 status=$?
-if [ -s "$log" ]; then
+if [ -s "$folder/log" ]; then
     echo "oclgrind reports:"
-    head -n 100 "$log"
+    head -n 100 "$folder/log"
     exit 1
 fi
 exit $status

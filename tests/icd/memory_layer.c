@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* A layer between the OpenCL loader and a driver, by which devices say that they have local memory
- * of their own: then a processor runs the kernels that GPUs do. Layers: OpenCL ICD loader,
- * "cl_layer.h". */
+ * of their own, or with TEST_LOCAL_MEMORY=none that they have not: then a processor runs the
+ * kernels that GPUs do, and the other way round. Layers: OpenCL ICD loader, "cl_layer.h". */
 #define CL_TARGET_OPENCL_VERSION 300
 #include <CL/cl_layer.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
@@ -13,9 +14,11 @@ static cl_icd_dispatch next, mine;
 static cl_int CL_API_CALL device_info(cl_device_id device, cl_device_info param, size_t size,
                                       void *ret_value, size_t *ret_size)
 {
+    const char *memory = getenv("TEST_LOCAL_MEMORY");
     cl_int error = next.clGetDeviceInfo(device, param, size, ret_value, ret_size);
     if (error == CL_SUCCESS && ret_value && param == CL_DEVICE_LOCAL_MEM_TYPE)
-        *(cl_device_local_mem_type *)ret_value = CL_LOCAL;
+        *(cl_device_local_mem_type *)ret_value =
+            memory && !strcmp(memory, "none") ? CL_GLOBAL : CL_LOCAL;
     return error;
 }
 
