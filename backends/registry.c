@@ -217,6 +217,24 @@ static sobre_status ask_backend(registry *r, int32_t b)
     return SOBRE_OK;
 }
 
+sobre_status registry_shun(sobre_context *ctx, const char *backend, const char *reason)
+{
+    registry *r = context_registry(ctx);
+    sobre_status status = SOBRE_OK;
+
+    os_mutex_lock(&r->mutex);
+    for (int32_t b = 0; b < N_BACKENDS && status >= 0; b++) {
+        if (strcmp(backend, backends[b].name)) continue;
+        if (r->asked[b] && !r->reason[b][0])
+            status = fail(ctx, SOBRE_INTERNAL, "%s was asked for its devices already", backend);
+        else
+            set_reason(r, b, "%s", reason);
+        r->asked[b] = true;
+    }
+    os_mutex_unlock(&r->mutex);
+    return status;
+}
+
 /* Asks the backends that `backend` (NULL: all) means; the mutex is held. */
 static sobre_status ask(registry *r, const char *backend)
 {
@@ -278,6 +296,17 @@ sobre_status sobre_device_get(sobre_context *context, const char *backend, int32
     if (ret_device) *ret_device = found + 1;
     if (ret_info) *ret_info = &r->entries[found].info;
     return SOBRE_OK;
+}
+
+const sobre_device_info *registry_device_info(sobre_context *ctx, int32_t number)
+{
+    registry *r = context_registry(ctx);
+    const sobre_device_info *info = NULL;
+
+    os_mutex_lock(&r->mutex);
+    if (number >= 1 && number <= r->n_entries) info = &r->entries[number - 1].info;
+    os_mutex_unlock(&r->mutex);
+    return info;
 }
 
 sobre_status device_use(sobre_context *ctx, int32_t number, const device_entry **ret_entry)

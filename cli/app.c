@@ -7,6 +7,7 @@
 #include "os.h"
 #include "out.h"
 #include "probe.h"
+#include "registry.h"
 #include "sys.h"
 
 int app_exit_code(sobre_status status)
@@ -63,7 +64,7 @@ static int unusable(app *a, const char *name, const char *reason)
     return CODE_DEVICE;
 }
 
-static bool is_backend(const char *name)
+bool app_is_backend(const char *name)
 {
     const char *known;
     for (int32_t i = 0; (known = sobre_backend_name(i)); i++)
@@ -74,15 +75,13 @@ static bool is_backend(const char *name)
 /* Loads the drivers of a backend once a child has done so without harm; the CPU has none. */
 static int open_backend(app *a, const char *backend, const char *name, int64_t index)
 {
-    probe p = {0};
+    json_t *devices = NULL;
     int32_t n = 0;
-    int code = -1;
 
     if (strcmp(backend, "cpu") != 0) {
-        code = probe_get(a, true, &p);
-        if (code < 0 && p.fault) code = unusable(a, name, p.fault);
-        probe_free(&p);
-        if (code >= 0 || a->device == CPU) return code;
+        const int code = probe_get(a, backend, true, &devices);
+        json_decref(devices);
+        if (code >= 0) return code;
     }
     const sobre_status status = sobre_device_count(a->context, backend, &n);
     if (status < 0 && status != SOBRE_UNAVAILABLE) return app_fail(a, status);
@@ -111,7 +110,7 @@ static int find_device(app *a, const char *name)
         return CODE_USAGE;
     }
     memcpy(backend, name, size);
-    if (!is_backend(backend)) {
+    if (!app_is_backend(backend)) {
         complain("there is no device \"%s\"; `sobre devices` lists those there are", name);
         return CODE_DEVICE;
     }
@@ -126,30 +125,20 @@ static bool is_auto(const app *a)
 /* Lets the library choose where there is a GPU; else no driver needs to be loaded. */
 static int32_t choose_device(app *a)
 {
-    probe p = {0};
-    const bool free_choice = probe_get(a, true, &p) < 0 && !p.fault && probe_has_gpu(&p);
+    json_t *devices = NULL;
+    const bool free_choice = probe_get(a, NULL, true, &devices) < 0 && probe_has_gpu(devices);
 
-    probe_free(&p);
+    json_decref(devices);
     return free_choice ? 0 : CPU;
 }
 
-/* The number's device; its backend was asked already. */
+/* The number's device, without a question to other backends. */
 static void read_device_info(app *a)
 {
-    const char *backend;
-    int32_t device;
+    int32_t n;
 
-    a->device_info = NULL;
-    for (int32_t b = 0; !a->device_info && (backend = sobre_backend_name(b)); b++) {
-        const sobre_device_info *info;
-        int32_t n = 0;
-
-        if (sobre_device_count(a->context, backend, &n) < 0) continue;
-        for (int32_t i = 0; i < n; i++)
-            if (sobre_device_get(a->context, backend, i, &device, &info) >= 0 &&
-                device == a->device)
-                a->device_info = info;
-    }
+    sobre_device_count(a->context, "cpu", &n); /* the CPU may not have been asked for yet */
+    a->device_info = registry_device_info(a->context, a->device);
 }
 
 /* What another device may make up for. */

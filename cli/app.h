@@ -43,6 +43,7 @@ sobre_session_options app_session_options(const app *a);
 /* Prints the context's error; the exit code that fits the status. */
 int app_fail(const app *a, sobre_status status);
 int app_exit_code(sobre_status status);
+bool app_is_backend(const char *name);
 
 /* Text to malloc'ed ids. */
 int app_tokenize(app *a, const char *text, size_t size, uint32_t flags, int32_t **ret_ids,

@@ -10,6 +10,7 @@ typedef struct devices_args {
     common_args common;
     bool measures, here;
     int32_t seconds;
+    const char *backend; /* NULL: all */
 } devices_args;
 
 #define AT(member) offsetof(devices_args, member)
@@ -17,8 +18,10 @@ typedef struct devices_args {
 static const option options[] = {
     {"measure", 0, OPTION_FLAG, AT(measures), NULL,
      "how fast each device is, kept for --device auto", 0, 0},
+    {"backend", 0, OPTION_TEXT, AT(backend), "NAME", "ask this one only: cpu, opencl or cuda", 0,
+     0},
     {"timeout", 0, OPTION_INT, AT(seconds), "SECONDS",
-     "how long the drivers may take to answer; 20 if not given", 1, 3600},
+     "how long the drivers of a backend may take to answer; 20 if not given", 1, 3600},
     {"in-process", 0, OPTION_FLAG, AT(here), NULL,
      "load the drivers into this process, which a broken one can hang or end", 0, 0},
 };
@@ -97,17 +100,18 @@ static int print_devices(json_t *devices, bool as_json)
 
 static int list(app *a, const devices_args *args)
 {
-    probe p = {0};
     json_t *devices = NULL;
     int code;
 
+    if (args->backend && !app_is_backend(args->backend)) {
+        complain("--backend wants cpu, opencl or cuda, not \"%s\"", args->backend);
+        return CODE_USAGE;
+    }
     if (args->here) {
         sys_limit_self((int)args->seconds + 5); /* should the parent not be there any more */
-        code = probe_here(a, args->measures, &devices);
+        code = probe_here(a, args->backend, args->measures, &devices);
     } else {
-        code = probe_run(a, (int)args->seconds, args->measures, &p);
-        devices = json_incref(p.devices);
-        probe_free(&p);
+        code = probe_run(a, args->backend, (int)args->seconds, args->measures, &devices);
     }
     return code >= 0 ? code : print_devices(devices, args->common.json);
 }
@@ -130,9 +134,10 @@ const command cmd_devices = {
     .synopsis = "[options]",
     .details =
         "The first word of a line is what --device takes. A device that cannot be used says why; "
-        "the CPU can always be used.\nDrivers are asked by a child process, since broken ones can "
-        "hang or crash. What it finds is kept in the cache folder for the other commands, until "
-        "drivers, plugins or the environment change; this command always asks anew.",
+        "the CPU can always be used.\nDrivers are asked by a child process for each backend, since "
+        "broken ones can hang or crash. What it finds is kept in the cache folder for the other "
+        "commands, until drivers, plugins or the environment change; this command always asks "
+        "anew.",
     .examples = "  sobre devices\n  sobre devices --measure\n  sobre devices --json\n",
     .takes = TAKES_JSON | TAKES_QUIET | TAKES_PLUGINS,
     .options = options,

@@ -151,23 +151,23 @@ static void count_driver(void *user, const char *path)
 }
 
 /* The file of a backend, and whether there are drivers for it. */
-static void check_plugin(doctor *d, const char *backend, int n_drivers)
+static void check_plugin(doctor *d, const char *backend)
 {
+    const probe_advice *advice = probe_advice_on(backend);
     finding f = {.check = "plugin"};
+    int n_drivers = 0;
     char path[sizeof f.text - 40];
 
+    sys_list_drivers(backend, count_driver, &n_drivers);
     if (!plugin_find(d->app.args->plugins, backend, path, sizeof path)) {
         snprintf(f.text, sizeof f.text, "%s: not installed, and %s", backend,
                  n_drivers > 0 ? "there are drivers for it" : "there is no driver for it either");
         f.verdict = n_drivers > 0 ? VERDICT_WARN : VERDICT_OK;
-        if (n_drivers > 0)
-            f.advice = "Build it: meson finds OpenCL's headers and CLBlast, then `ninja` makes it.";
+        if (n_drivers > 0) f.advice = advice->unbuilt;
     } else {
         snprintf(f.text, sizeof f.text, "%s: %s%s", backend, path,
                  n_drivers > 0 ? "" : ", but there is no driver");
-        if (n_drivers == 0)
-            f.advice = "For a GPU install its vendor's OpenCL driver; pocl-opencl-icd is one for "
-                       "the CPU.";
+        if (n_drivers == 0) f.advice = advice->absent;
     }
     report(d, &f);
 }
@@ -180,35 +180,31 @@ static const char *text_of(const json_t *object, const char *key)
 
 static void check_devices(doctor *d)
 {
-    probe p = {0};
-    int n_drivers = 0;
+    json_t *devices = NULL;
     const char *backend;
     const json_t *object;
     size_t i;
 
-    sys_list_drivers(count_driver, &n_drivers);
     for (int32_t b = 0; (backend = sobre_backend_name(b)); b++)
-        if (strcmp(backend, "cpu") != 0) check_plugin(d, backend, n_drivers);
-    if (probe_get(&d->app, false, &p) >= 0) return;
-    json_array_foreach(p.devices, i, object)
+        if (strcmp(backend, "cpu") != 0) check_plugin(d, backend);
+    if (probe_get(&d->app, NULL, false, &devices) >= 0) return;
+    json_array_foreach(devices, i, object)
     {
         finding f = {.check = "device"};
         const char *reason = text_of(object, "reason");
 
-        if (strcmp(text_of(object, "backend"), "cpu") == 0) continue;
         const bool empty = strcmp(reason, probe_no_driver) == 0;
         if (empty) reason = "none of its drivers can be loaded and has a device";
         snprintf(f.text, sizeof f.text, "%s: %s%s%s", text_of(object, "option"),
                  text_of(object, "name"), reason[0] ? " cannot be used: " : "", reason);
         if (reason[0]) {
             f.verdict = VERDICT_WARN;
-            f.advice = empty ? "The libraries that the files in /etc/OpenCL/vendors, or "
-                               "OCL_ICD_VENDORS, name may be missing: install the driver anew."
+            f.advice = empty ? probe_advice_on(text_of(object, "backend"))->useless
                              : "It is left alone, and other devices do the work.";
         }
         report(d, &f);
     }
-    probe_free(&p);
+    json_decref(devices);
 }
 
 /* Opens the header of every model in the cache. */

@@ -43,7 +43,7 @@ bool sys_can_write_folder(const char *path);
 bool sys_list_folder(const char *path, bool (*each)(void *user, const char *name, uint64_t size),
                      void *user);
 
-/* Size and time of the last change (in no particular unit); false: there is no such file. */
+/* Size and time of the last change (in no particular unit); false: there is no such plain file. */
 bool sys_file_stamp(const char *path, uint64_t *ret_size, int64_t *ret_changed);
 
 /* --- Child processes */
@@ -67,9 +67,10 @@ const char *sys_crash_text(int code);
 void sys_limit_self(int seconds);
 
 /* --- Environment */
-/* Calls `each` with every file (or name of a library) that an OpenCL loader would take for a
- * driver. */
-void sys_list_drivers(void (*each)(void *user, const char *path), void *user);
+/* Calls `each` with every file that shows a driver for a backend: "opencl", those that its loader
+ * would take (names of libraries, too); "cuda", NVIDIA's library, or its card where that is not in
+ * any of the usual places. Loads nothing. */
+void sys_list_drivers(const char *backend, void (*each)(void *user, const char *path), void *user);
 /* The version of the system's kernel; "" if it is not known. */
 void sys_release(char *ret_text, size_t size);
 /* The user's cache folder, malloc'ed; NULL: none is known. */

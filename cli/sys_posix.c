@@ -183,7 +183,7 @@ bool sys_list_folder(const char *path, bool (*each)(void *user, const char *name
 bool sys_file_stamp(const char *path, uint64_t *ret_size, int64_t *ret_changed)
 {
     struct stat st;
-    if (stat(path, &st) != 0) return false;
+    if (stat(path, &st) != 0 || !S_ISREG(st.st_mode)) return false;
     *ret_size = (uint64_t)st.st_size;
     *ret_changed = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
     return true;
@@ -321,7 +321,7 @@ static void each_icd(const char *folder, void (*each)(void *user, const char *pa
     if (dir) closedir(dir);
 }
 
-void sys_list_drivers(void (*each)(void *user, const char *path), void *user)
+static void list_opencl(void (*each)(void *user, const char *path), void *user)
 {
     const char *vendors = getenv("OCL_ICD_VENDORS"), *libraries = getenv("OCL_ICD_FILENAMES");
 
@@ -332,6 +332,51 @@ void sys_list_drivers(void (*each)(void *user, const char *path), void *user)
         each_icd(vendors, each, user);
     else
         each(user, vendors); /* an .icd file, or a library */
+}
+
+typedef struct finder {
+    const char *name;
+    void (*each)(void *user, const char *path);
+    void *user;
+} finder;
+
+static void find_in(void *user, const char *folder)
+{
+    const finder *f = user;
+    char path[4096];
+
+    if (snprintf(path, sizeof path, "%s/%s", folder, f->name) < (int)sizeof path &&
+        access(path, F_OK) == 0)
+        f->each(f->user, path);
+}
+
+static void list_cuda(void (*each)(void *user, const char *path), void *user)
+{
+    static const struct {
+        const char *folder, *name;
+    } places[] = {
+        {"/usr/lib/x86_64-linux-gnu", "libcuda.so.1"},
+        {"/usr/lib/aarch64-linux-gnu", "libcuda.so.1"},
+        {"/usr/lib/aarch64-linux-gnu/tegra", "libcuda.so.1"},
+        {"/usr/lib64", "libcuda.so.1"},
+        {"/usr/lib", "libcuda.so.1"},
+        {"/usr/lib/wsl/lib", "libcuda.so.1"},
+        {"/usr/local/nvidia/lib64", "libcuda.so.1"},
+        {"/dev", "nvidiactl"},
+        {"/dev", "dxg"},   /* Windows's card in its Linux */
+        {"/dev", "nvmap"}, /* Tegra's */
+    };
+    const char *folders = getenv("LD_LIBRARY_PATH");
+
+    if (folders) each_item(folders, find_in, &(finder){"libcuda.so.1", each, user});
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+        find_in(&(finder){places[i].name, each, user}, places[i].folder);
+}
+
+void sys_list_drivers(const char *backend, void (*each)(void *user, const char *path), void *user)
+{
+    if (strcmp(backend, "opencl") == 0) list_opencl(each, user);
+    if (strcmp(backend, "cuda") == 0) list_cuda(each, user);
 }
 
 void sys_release(char *ret_text, size_t size)

@@ -381,17 +381,19 @@ void sys_limit_self(int seconds)
 
 /* --- Environment */
 
-/* Drivers stand in several places of the registry, all of which the loader reads; without it there
- * are none. */
-void sys_list_drivers(void (*each)(void *user, const char *path), void *user)
+/* OpenCL drivers stand in several places of the registry, all of which the loader reads; without it
+ * there are none. */
+void sys_list_drivers(const char *backend, void (*each)(void *user, const char *path), void *user)
 {
+    const char *name = strcmp(backend, "cuda") == 0 ? "nvcuda.dll" : "OpenCL.dll";
     wchar_t folder[MAX_PATH];
     const UINT n = GetSystemDirectoryW(folder, MAX_PATH);
     char *text = n > 0 && n < MAX_PATH ? to_utf8(folder) : NULL;
-    char *path = text ? malloc(strlen(text) + sizeof "\\OpenCL.dll") : NULL;
+    char *path = text ? malloc(strlen(text) + 1 + strlen(name) + 1) : NULL;
     uint64_t size;
 
-    if (path && sys_is_file(strcat(strcpy(path, text), "\\OpenCL.dll"), &size)) each(user, path);
+    if (path && sys_is_file(strcat(strcat(strcpy(path, text), "\\"), name), &size))
+        each(user, path);
     free(path);
     free(text);
 }

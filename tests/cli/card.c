@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A plugin for the tests of the program: the null backend in the guise of a GPU's. What its driver
- * does is in the environment, SOBRE_TEST_CARD:
+/* A plugin for the tests of the program: the null backend in the guise of a GPU's, which is called
+ * CARD_BACKEND. What its driver does is in the environment, CARD_VARIABLE:
  *   hang, crash, exit   when it is loaded
  *   broken              it lists a card that cannot be used
  *   lost:N              the N-th call after the card is opened says that it is gone */
@@ -24,7 +24,7 @@ static sobre_status card_info(const sobre_host *host, int32_t index, sobre_devic
 
 static sobre_status card_open(const sobre_host *host, int32_t index, sobre_device **ret_device)
 {
-    const char *does = getenv("SOBRE_TEST_CARD");
+    const char *does = getenv(CARD_VARIABLE);
 
     TRY(null_backend(host)->device_open(host, index, ret_device));
     if (does && strncmp(does, "lost:", 5) == 0) {
@@ -38,7 +38,7 @@ SOBRE_EXPORT const sobre_backend *sobre_backend_entry(const sobre_host *host);
 
 const sobre_backend *sobre_backend_entry(const sobre_host *host)
 {
-    const char *does = getenv("SOBRE_TEST_CARD");
+    const char *does = getenv(CARD_VARIABLE);
 
     if (!does) does = "";
     while (strcmp(does, "hang") == 0) pause();
@@ -47,7 +47,7 @@ const sobre_backend *sobre_backend_entry(const sobre_host *host)
     if (strcmp(does, "broken") == 0) control.reason = "its fan is missing";
     context_null_control_set(host->context, &control);
     card = *null_backend(host);
-    card.name = "opencl";
+    card.name = CARD_BACKEND;
     card.device_info = card_info;
     card.device_open = card_open;
     return &card;

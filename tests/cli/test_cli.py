@@ -48,7 +48,7 @@ class Program(unittest.TestCase):
         no_drivers = os.path.join(cls.folder, "no-drivers")
         os.makedirs(no_drivers)
         cls.environment = {**os.environ, "XDG_CACHE_HOME": cls.cache, "NO_COLOR": "",
-                           "OCL_ICD_VENDORS": no_drivers}
+                           "OCL_ICD_VENDORS": no_drivers, "CUDA_VISIBLE_DEVICES": "-1"}
         cls.environment.pop("COLUMNS", None)
 
     @classmethod
@@ -152,6 +152,7 @@ class Usage(Program):
             (["bench", "--shape", "none"], "smollm2-135m"),
             (["devices", "--all"], "no option --all"),
             (["devices", "--timeout", "0"], "from 1 to 3600"),
+            (["devices", "--backend", "metal"], "cpu, opencl or cuda"),
             (["run", "m", "-p", "x", "--layers", "2"], "--layers needs a --device"),
             (["run", "m", "-p", "x", "--layers", "2", "--device", "cpu"], "--layers needs"),
             (["bench", "m", "--blas", "maybe"], "one of auto|never|always"),
@@ -713,9 +714,11 @@ class Machine(Program):
         self.assertRegex(out, r"fail +model .*broken\.gguf")
 
 
-@unittest.skipUnless(CARD, "plugins are not tested on this system")
-class Card(Program):
-    """A plugin whose driver does what a test says (card.c), with a cache folder of its own."""
+class CardProgram(Program):
+    """Plugins whose drivers do what a test says (card.c), with a cache folder of their own."""
+
+    cards = ["opencl"]
+    plugins = CARD
 
     def setUp(self):
         self.home = tempfile.mkdtemp(dir=self.folder)
@@ -726,17 +729,19 @@ class Card(Program):
             pass
         self.environment = {**self.environment, "XDG_CACHE_HOME": self.home,
                             "OCL_ICD_VENDORS": self.icd}
-        self.environment.pop("SOBRE_TEST_CARD", None)
+        for name in ["SOBRE_TEST_CARD", "SOBRE_TEST_CARD_CUDA"]:
+            self.environment.pop(name, None)
 
-    def card(self, command, *args, does="", **options):
-        return self.sobre(command, *args, "--plugins", CARD,
-                          env={**self.environment, "SOBRE_TEST_CARD": does}, **options)
+    def card(self, command, *args, does="", cuda_does="", **options):
+        return self.sobre(command, *args, "--plugins", self.plugins,
+                          env={**self.environment, "SOBRE_TEST_CARD": does,
+                               "SOBRE_TEST_CARD_CUDA": cuda_does}, **options)
 
     def devices(self, *args, **options):
-        """The CPU and the card, whatever other backends there are."""
+        """The CPU and the cards, whatever other backends there are."""
         found = json.loads(self.card("devices", "--json", *args, **options)[0])
-        devices = [device for device in found if device["backend"] in ("cpu", "opencl")]
-        self.assertEqual([device["backend"] for device in devices], ["cpu", "opencl"])
+        devices = [device for device in found if device["backend"] in ["cpu", *self.cards]]
+        self.assertEqual([device["backend"] for device in devices], ["cpu", *self.cards])
         return devices
 
     def answer(self, *args, **options):
@@ -744,21 +749,24 @@ class Card(Program):
                              "--json", *args, **options)
         return json.loads(out), err
 
-    def keep(self, card, cpu):
-        """Measurements, in bytes/s."""
+    def keep(self, **rates):
+        """Measurements of backends, in bytes/s."""
         os.makedirs(os.path.dirname(self.measured), exist_ok=True)
-        devices = self.devices()
         version = self.out("--version").split()[1]
         with open(self.measured, "w") as file:
             file.write(f"sobre {version}\n")
-            for device, kind, rate in [(devices[0], 1, cpu), (devices[1], 2, card)]:
-                file.write(f"{device['backend']}\t{kind}\t0\t{rate}\t1\t1\t{device['name']}\t"
-                           f"{device['detail']}\n")
+            for device in self.devices():
+                kind = 1 if device["kind"] == "cpu" else 2
+                file.write(f"{device['backend']}\t{kind}\t0\t{rates[device['backend']]}\t1\t1\t"
+                           f"{device['name']}\t{device['detail']}\n")
         with open(self.kept) as file:
             kept = json.load(file)
         with open(self.kept, "w") as file:
-            json.dump({**kept, "measured": True}, file)
+            json.dump({name: {**record, "measured": True} for name, record in kept.items()}, file)
 
+
+@unittest.skipUnless(CARD, "plugins are not tested on this system")
+class Card(CardProgram):
     def test_list(self):
         cpu, card = self.devices()
         self.assertEqual((cpu["backend"], cpu["option"], cpu["usable"]), ("cpu", "cpu", True))
@@ -827,9 +835,9 @@ class Card(Program):
                          stamp)
 
     def test_auto_goes_by_what_was_measured(self):
-        self.keep(card=10**9, cpu=10**8)
+        self.keep(opencl=10**9, cpu=10**8)
         self.assertEqual(self.answer()[0]["backend"], "opencl")
-        self.keep(card=10**8, cpu=10**9)
+        self.keep(opencl=10**8, cpu=10**9)
         self.assertEqual(self.answer(does="hang")[0]["backend"], "cpu")  # loads no driver
         self.assertEqual(self.answer("--device", "opencl")[0]["backend"], "opencl")
 
@@ -884,7 +892,7 @@ class Card(Program):
                                  does=f"lost:{n}")
             self.assertIn("null device: call", err)
         # --device auto implies it.
-        self.keep(card=10**12, cpu=10**8)
+        self.keep(opencl=10**12, cpu=10**8)
         for n in [1, 60, 150]:
             answer, err = self.answer(does=f"lost:{n}")
             self.assertEqual(answer["backend"], "cpu")
@@ -932,6 +940,95 @@ class Card(Program):
         child.send_signal(signal.SIGINT)
         self.assertEqual(child.wait(30), 130)
         self.assertFalse(os.path.exists(self.kept))
+
+
+@unittest.skipUnless(CARD, "plugins are not tested on this system")
+class TwoCards(CardProgram):
+    """One card with drivers for OpenCL and for CUDA; either may be broken."""
+
+    cards = ["opencl", "cuda"]
+
+    def setUp(self):
+        super().setUp()
+        self.plugins = os.path.join(self.home, "plugins")
+        self.library = os.path.join(self.home, "lib", "libcuda.so.1")
+        for path, target in [("libsobre-opencl.so", "libsobre-opencl.so"),
+                             ("libsobre-cuda.so", "libcard_cuda.so")]:
+            os.makedirs(self.plugins, exist_ok=True)
+            os.symlink(os.path.join(CARD, target), os.path.join(self.plugins, path))
+        os.makedirs(os.path.dirname(self.library))
+        with open(self.library, "w"):
+            pass
+        self.environment["LD_LIBRARY_PATH"] = os.path.dirname(self.library)
+
+    def test_list(self):
+        devices = self.devices("--measure")
+        self.assertEqual([device["device"] for device in devices], [1, 2, 3])
+        self.assertTrue(all(device["measurement"]["bytes_per_s"] > 0 for device in devices))
+        self.assertEqual(self.devices("--in-process")[1:],
+                         [{k: v for k, v in device.items() if k != "measurement"}
+                          for device in devices[1:]])
+        only = json.loads(self.card("devices", "--json", "--backend", "cuda")[0])
+        self.assertEqual([device["backend"] for device in only], ["cuda"])
+
+    def test_a_broken_driver_leaves_the_other_backend_alone(self):
+        for broken, works, advice in [("opencl", "cuda", "OCL_ICD_VENDORS"),
+                                      ("cuda", "opencl", "nvidia-smi")]:
+            for does, text in [("crash", "drivers crash"), ("hang", "did not answer within 1 s")]:
+                options = {"does" if broken == "opencl" else "cuda_does": does}
+                found = {device["backend"]: device
+                         for device in self.devices("--timeout", 1, **options)}
+                self.assertTrue(found[works]["usable"])
+                self.assertIn(text, found[broken]["reason"])
+                self.assertIn(advice, found[broken]["reason"])
+                for args in [[], ["--device", works]]:
+                    answer, err = self.answer(*args, **options)
+                    self.assertEqual((answer["backend"], err), (works, ""))
+                err = self.card("run", self.models["whole"], "-p", "x", "--device", broken, code=4,
+                                **options)[1]
+                self.assertIn(text, err)
+                self.assertIn(advice, err)
+                out = self.card("doctor", **options)[0]
+                self.assertRegex(out, f"(?m)^ok +device +{works}: Test card")
+                self.assertRegex(out, f"(?m)^warn +device +{broken}: .*{text}")
+
+    def test_a_fault_outlives_what_was_measured(self):
+        self.keep(cpu=10**8, opencl=10**10, cuda=10**9)
+        self.devices("--timeout", 1, does="hang")
+        self.assertEqual(self.answer(does="hang")[0]["backend"], "cuda")
+
+    def test_a_named_backend_is_asked_alone(self):
+        self.assertEqual(self.answer("--device", "cuda", does="hang")[0]["backend"], "cuda")
+        with open(self.kept) as file:
+            self.assertEqual(list(json.load(file)), ["cuda"])
+
+    def test_auto_takes_what_was_measured_to_be_faster(self):
+        for fast, slow in [("cuda", "opencl"), ("opencl", "cuda")]:
+            self.keep(**{"cpu": 10**8, slow: 10**9, fast: 2 * 10**9})
+            self.assertEqual(self.answer()[0]["backend"], fast)
+            self.assertEqual(self.answer("--device", slow)[0]["backend"], slow)
+
+    def test_cuda_alone(self):
+        """No OpenCL driver is installed: the usual container."""
+        self.environment["OCL_ICD_VENDORS"] = self.path("no-drivers")
+        self.assertEqual(self.answer(does="hang")[0]["backend"], "cuda")
+        self.assertTrue(os.path.exists(self.measured))
+        out = self.card("doctor")[0]
+        self.assertRegex(out, r"(?m)^ok +device +cuda: Test card")
+        self.assertRegex(out, r"(?m)^ok +plugin +opencl: .*, but there is no driver\n.*OpenCL driver")
+
+    def test_another_driver_is_another_question(self):
+        self.assertIn("drivers crash", self.devices(cuda_does="crash")[2]["reason"])
+        self.assertNotEqual(self.answer()[0]["backend"], "cuda")
+        with open(self.library, "w") as file:
+            file.write("changed")
+        self.assertEqual(self.answer("--device", "cuda")[0]["backend"], "cuda")
+
+    def test_doctor_names_each_backend_s_driver(self):
+        os.remove(os.path.join(self.plugins, "libsobre-cuda.so"))
+        self.assertRegex(self.card("doctor")[0],
+                         r"(?m)^warn +plugin +cuda: not installed, and there are drivers for it\n"
+                         r".*nvcc")
 
 
 @unittest.skipUnless(DRIVERS, "the OpenCL backend was not built")
