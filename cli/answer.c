@@ -44,7 +44,7 @@ static sobre_status next_event(app *a, const sobre_event **ret_event)
 {
     sobre_status status;
     do {
-        status = sobre_session_next(a->session, -1, ret_event);
+        status = wait_event(a, ret_event);
     } while (status < 0 && app_fall_back(a, &status));
     return status;
 }

@@ -16,9 +16,9 @@ typedef struct app {
     const sobre_device_info *device_info; /* NULL: not known yet */
     int32_t device;                       /* 0: not settled yet */
     sobre_fit_options fit;                /* as it was loaded */
-    bool loaded;
-    char *path;  /* of the model */
-    bool shifts; /* the session drops old text when it is full */
+    bool loaded, has_worked;              /* the device, since it was loaded */
+    char *path;                           /* of the model */
+    bool shifts;                          /* the session drops old text when it is full */
     double load_seconds;
 } app;
 
@@ -48,6 +48,11 @@ bool app_is_backend(const char *name);
 /* Text to malloc'ed ids. */
 int app_tokenize(app *a, const char *text, size_t size, uint32_t flags, int32_t **ret_ids,
                  size_t *ret_n);
+
+/* --- wait.c: sobre_session_next(session, -1, ...) and sobre_session_eval(), which on a terminal
+ * show that a device takes long to begin. */
+sobre_status wait_event(app *a, const sobre_event **ret_event);
+sobre_status wait_batch(app *a, const sobre_batch *batch);
 
 /* --- interrupt.c: Ctrl-C cancels what a session does; a second one ends the program. */
 void interrupt_install(void);

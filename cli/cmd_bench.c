@@ -70,7 +70,7 @@ typedef struct bench {
 static sobre_status evaluate(bench *b, const int32_t *ids, int32_t pos, int32_t n)
 {
     const sobre_entry entry = {.pos = pos, .n_tokens = n, .want = SOBRE_WANT_LAST, .ids = ids};
-    return sobre_session_eval(b->app.session, SOBRE(batch, .entries = &entry, .n_entries = 1));
+    return wait_batch(&b->app, SOBRE(batch, .entries = &entry, .n_entries = 1));
 }
 
 /* From an empty sequence: a prompt at once, or tokens one by one. */

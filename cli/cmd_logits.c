@@ -38,7 +38,7 @@ static int evaluate(app *a, npy_file *npy, const int32_t *ids, size_t at, size_t
     sobre_status status;
 
     do {
-        status = sobre_session_eval(a->session, SOBRE(batch, .entries = &entry, .n_entries = 1));
+        status = wait_batch(a, SOBRE(batch, .entries = &entry, .n_entries = 1));
     } while (status < 0 && app_fall_back(a, &status));
     for (size_t i = 0; i < n && status == SOBRE_OK; i++) {
         const float *row;
