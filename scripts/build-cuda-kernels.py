@@ -3,10 +3,11 @@
 """Kernels of kernels_cl/ as C files for the CUDA backend (backends/cuda/cu_kernels.h).
 
   image NVCC ARCHS OUT.c DEPS FILE GROUP DEFINES   a file's entries, compiled by nvcc
-  index TOOLKIT ARCHS OUT.c VARIANTS.tsv           the table of all rows of variants.tsv
+  index TOOLKIT ARCHS OUT.c VARIANTS.tsv           the table of the rows of variants.tsv
   stubs OUT.c VARIANTS.tsv                         the table with images that only say what would
                                                    be in them, for tests without nvcc
 
+Rows are left out that only devices with flat memory or a library for dense products ask for.
 ARCHS is a list such as 75,90: machine code for each, and PTX for the first. TOOLKIT is nvcc's
 version."""
 import os
@@ -52,10 +53,10 @@ def image(nvcc, archs, out, deps, source, group, defines):
 
 
 def read_variants(path):
-    """(file, entry, group, defines) of each row."""
+    """(file, entry, group, defines) of each row that is for any device."""
     with open(path, encoding="utf-8") as f:
-        rows = [line.split("\t")[:4] for line in f if not line.startswith("#")]
-    return rows[1:]
+        rows = [line.split("\t") for line in f if not line.startswith("#")]
+    return [row[:4] for row in rows if row[4] == "any"]
 
 
 def parameters(folder, file, entry, cache={}):

@@ -41,6 +41,7 @@ class Variant(NamedTuple):
     entry: str
     group: int
     defines: str
+    where: str  # "any", or what devices that ask for it have
     phase: str  # "decode": runs for each token; "prefill"
     purpose: str
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Is kernels_cl/variants.tsv just what backends/gpu/ asks for? Programs of every shape class are
- * prepared by a driver that only listens: what it hears must be in the list, and each row of the
- * list must be heard of. */
+ * prepared by drivers that only listen: what they hear must be in the list, and each row of the
+ * list must be heard of, where it says. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,9 +19,15 @@ enum { MAX_ROWS = 60 };
 
 static struct row {
     char name[160]; /* "gemv.cl gemv 128 WTYPE=0 NC=1" */
-    bool heard;
+    char where[16];
+    uint32_t heard; /* a bit for each of wheres */
 } rows[2 * MAX_ROWS];
 static int32_t n_listed, n_rows; /* the first ones are the list's */
+
+/* Kinds of devices: with neither flat memory nor a library for dense products; with that alone. */
+static const char *const wheres[] = {"any", "flat", "library"};
+enum { ANY, FLAT, LIBRARY };
+static int here; /* which of them is listening */
 
 /* Skips the head and comments. */
 static void read_rows(void)
@@ -31,21 +37,22 @@ static void read_rows(void)
     bool head = true;
     if (!f) test_fail("cannot open %s", KERNELS_DIR "/variants.tsv");
     while (fgets(line, sizeof line, f)) {
-        char *cells[4], *at = line;
+        char *cells[5], *at = line;
         if (line[0] == '#') continue;
         if (head) {
             head = false;
             continue;
         }
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < COUNT(cells); i++) {
             cells[i] = at;
             at = strchr(at, '\t');
             assert_non_null(at);
             *at++ = '\0';
         }
         assert_true(n_rows < MAX_ROWS); /* few enough to be compiled ahead, all of them */
-        snprintf(rows[n_rows++].name, sizeof rows->name, "%s %s %s %s", cells[0], cells[1],
-                 cells[2], cells[3]);
+        snprintf(rows[n_rows].name, sizeof rows->name, "%s %s %s %s", cells[0], cells[1], cells[2],
+                 cells[3]);
+        snprintf(rows[n_rows++].where, sizeof rows->where, "%s", cells[4]);
     }
     fclose(f);
     n_listed = n_rows;
@@ -58,7 +65,7 @@ static void hear(sobre_device *device, const gpu_variant *variant)
              variant->defines);
     for (int32_t i = 0; i < n_rows; i++) {
         if (strcmp(rows[i].name, name) == 0) {
-            rows[i].heard = true;
+            rows[i].heard |= 1u << here;
             return;
         }
     }
@@ -302,20 +309,26 @@ static void test_list_is_what_is_asked_for(void **state)
     sobre_context *ctx;
     assert_ok(NULL, sobre_context_open(NULL, &ctx));
     read_rows();
+    here = LIBRARY;
     hear(NULL, &probe);
     for (int32_t i = 0; i < COUNT(caps) * COUNT(drivers); i++) {
         sobre_device device = {context_host(ctx), &drivers[i % COUNT(drivers)],
                                caps[i / COUNT(drivers)]};
+        here = device.driver->blas_use ? LIBRARY : device.caps.flat_memory ? FLAT : ANY;
         prepare_all(ctx, &device);
     }
     sobre_context_close(ctx);
-    int32_t n_silent = 0;
+    int32_t n_wrong = 0;
     for (int32_t i = 0; i < n_listed; i++) {
-        if (rows[i].heard) continue;
-        print_error("in variants.tsv, but never asked for: %s\n", rows[i].name);
-        n_silent++;
+        int where = 0;
+        while (where < COUNT(wheres) && !(rows[i].heard >> where & 1)) where++;
+        const char *found = where < COUNT(wheres) ? wheres[where] : "nowhere";
+        if (strcmp(rows[i].where, found) == 0) continue;
+        print_error("in variants.tsv for %s, but asked for by %s: %s\n", rows[i].where, found,
+                    rows[i].name);
+        n_wrong++;
     }
-    assert_int_equal(n_silent, 0);
+    assert_int_equal(n_wrong, 0);
     assert_int_equal(n_rows, n_listed);
 }
 
