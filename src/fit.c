@@ -68,20 +68,23 @@ static sobre_status workspace(sobre_context *ctx, const sobre_graph *fused,
     return SOBRE_OK;
 }
 
-/* What may be used of a device: the caller's limit, or what is free less a headroom for others. */
-static uint64_t allowed_bytes(const device_entry *e, uint64_t limit)
+/* What may be used of a device: the caller's limit, or what is free less a headroom for others, or,
+ * where the driver does not tell, all less a larger one. *ret_is_left (may be NULL): what the model
+ * holds there is taken off already. */
+static uint64_t allowed_bytes(const device_entry *e, uint64_t limit, bool *ret_is_left)
 {
     uint64_t total = 0, left = 0;
 
-    if (limit) return limit;
-    e->backend->mem_info(e->device, &total, &left);
-    return left ? left - left / 16 : UINT64_MAX;
+    if (!limit) e->backend->mem_info(e->device, &total, &left);
+    if (ret_is_left) *ret_is_left = left > 0;
+    if (left) return left - left / 16;
+    return limit ? limit : total ? total - total / 8 : UINT64_MAX;
 }
 
 static sobre_status check_limit(sobre_model *m, const device_entry *e, uint64_t limit,
                                 const sobre_placement *p)
 {
-    uint64_t allowed = allowed_bytes(e, limit);
+    uint64_t allowed = allowed_bytes(e, limit, NULL);
 
     if (p->total_bytes <= allowed) return SOBRE_OK;
     return fail(
@@ -96,10 +99,10 @@ static sobre_status check_limit(sobre_model *m, const device_entry *e, uint64_t 
 sobre_status fit_cache(sobre_model *m, const cache *c)
 {
     const device_entry *e = m->devices.entries[0];
-    uint64_t allowed = allowed_bytes(e, m->limit), held = 0, size = c->size[0];
+    bool is_left;
+    uint64_t allowed = allowed_bytes(e, m->limit, &is_left), held = 0, size = c->size[0];
 
-    /* What is free has the weights and older caches taken off already. */
-    if (m->limit) held = m->placement.weight_bytes + atomic_load(&m->cache_bytes);
+    if (!is_left) held = m->placement.weight_bytes + atomic_load(&m->cache_bytes);
     if (held <= allowed && size <= allowed - held) return SOBRE_OK;
     return fail(
         m->ctx, SOBRE_DEVICE_OUT_OF_MEMORY,
@@ -204,7 +207,7 @@ static sobre_status fit_on(sobre_model *m, const sobre_fit_options *o, int32_t d
     status = check_limit(m, f.devices.entries[0], o->limit, p);
     if (status == SOBRE_DEVICE_OUT_OF_MEMORY && !o->n_layer && f.devices.n > 1 &&
         m->hp.n_layer > 1) {
-        uint64_t allowed = allowed_bytes(f.devices.entries[0], o->limit);
+        uint64_t allowed = allowed_bytes(f.devices.entries[0], o->limit, NULL);
 
         status = place_fewer(m, m->hp.n_layer, allowed, &f.devices, &f.fused, p);
         if (status >= 0) status = check_limit(m, f.devices.entries[0], o->limit, p);

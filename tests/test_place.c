@@ -3,6 +3,7 @@
  * session's cache and weights follow. The device is the null one, with bounded buffers as a GPU
  * has. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "context.h"
 #include "null/null.h"
@@ -102,6 +103,29 @@ static void as_many_layers_as_fit_go_to_the_device(void **state)
     close_placing(&p);
 }
 
+/* A driver may tell only how much memory there is in all: then an eighth of it is for others, and
+ * what the model holds counts. */
+static void memory_is_bounded_where_no_driver_tells_what_is_free(void **state)
+{
+    sobre_session *first = NULL, *second = NULL;
+    placing p;
+
+    open_placing(&p);
+    const sobre_placement all = fit(&p, 0, 0), some = fit(&p, 2, 0);
+    p.control.hides_free = true;
+    p.control.memory_size = some.total_bytes / 7 * 8 + 8;
+    assert_int_equal(fit(&p, 0, 0).n_layer, 2);
+
+    p.control.memory_size = (all.total_bytes + all.kv_bytes / 2) / 7 * 8;
+    assert_ok(p.ctx, sobre_model_load(p.model, SOBRE(fit_options, .device = p.device), NULL));
+    assert_ok(p.ctx, sobre_session_open(p.model, NULL, &first));
+    p.control.memory_size = (all.weight_bytes + all.kv_bytes * 3 / 2) / 7 * 8;
+    assert_int_equal(sobre_session_open(p.model, NULL, &second), SOBRE_DEVICE_OUT_OF_MEMORY);
+    assert_non_null(strstr(sobre_error(p.ctx), "the session's KV cache needs"));
+    sobre_session_close(first);
+    close_placing(&p);
+}
+
 static void a_split_model_runs(void **state)
 {
     static const int32_t ids[] = {1, 2, 3, 4, 5, 6, 7};
@@ -152,6 +176,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layers_are_split_as_told),
         cmocka_unit_test(as_many_layers_as_fit_go_to_the_device),
+        cmocka_unit_test(memory_is_bounded_where_no_driver_tells_what_is_free),
         cmocka_unit_test(a_split_model_runs),
         cmocka_unit_test(a_cache_or_weight_past_the_largest_buffer_is_refused),
     };

@@ -111,7 +111,7 @@ static void mem_info(sobre_device *device, uint64_t *ret_total, uint64_t *ret_fr
 {
     uint64_t size = device->control->memory_size, used = device->control->used;
     *ret_total = size;
-    *ret_free = used < size ? size - used : 0;
+    *ret_free = used < size && !device->control->hides_free ? size - used : 0;
 }
 
 static uint64_t alignment(sobre_device *device)

@@ -51,6 +51,7 @@ typedef struct null_control {
     bool host_visible;        /* host_pointer() gives the memory */
     uint64_t alignment;       /* 0: 256 */
     uint64_t memory_size;     /* 0: no limit */
+    bool hides_free;          /* how much of it is free is not known */
     uint64_t max_buffer;      /* 0: no limit, and weights share a buffer */
     int32_t n_again;          /* times that poll() answers AGAIN for a ticket before OK */
     int64_t fail_at;          /* this call, from 1, fails; 0: none does */

@@ -266,7 +266,8 @@ typedef struct sobre_fit_options {
     int32_t n_seq;         /* sequences a session; 0: 1; at most 1024 */
     sobre_kv_type kv_type; /* default f16 */
     int32_t n_chunk;       /* columns evaluated at once in prefill; 0: 512 */
-    uint64_t limit;  /* bytes that may be used on the device; 0: what is free less a headroom */
+    uint64_t limit;  /* bytes that may be used on the device; 0: what is free less a headroom, or,
+                        where its driver does not tell, all of its memory less a larger one */
     int32_t n_layer; /* transformer layers on the device, the last ones of the model; the CPU runs
                         the others. 0: as many as fit. More than there are: all, or an error */
 } sobre_fit_options;
