@@ -465,6 +465,11 @@ static void offsets_that_no_kernel_can_have(void **state)
     assert_non_null(strstr(sobre_error(f.ctx), "use a smaller batch"));
     assert_null(exec);
     assert_int_equal(f.n_calls, n_calls);
+    /* The begin has an index, the end has none. */
+    t.spans[V_A].offset = ((uint64_t)4 << 31) - 256;
+    assert_int_equal(gpu_compile(&f.device, &t.program, &exec), SOBRE_UNSUPPORTED);
+    assert_non_null(strstr(sobre_error(f.ctx), "use a smaller batch"));
+    assert_null(exec);
     /* Too many elements for an index. */
     t.spans[V_A].offset = 0;
     t.program.n_cols = INT32_MAX / WIDTH;

@@ -77,12 +77,26 @@ void gpu_arg_span(gpu_args *args, gpu_builder *b, const sobre_span *span, uint32
     arg_at(args, b, span->buffer, span->offset, unit);
 }
 
+/* Of activations and scratch memory kernels count elements from the begin of a buffer. */
+static void check_end(gpu_builder *b, uint64_t end)
+{
+    const uint64_t most = (uint64_t)INT32_MAX * sizeof(float);
+    if (end > most)
+        gpu_fail(b, SOBRE_UNSUPPORTED,
+                 "its data end %llu bytes into a buffer, of which kernels can address %llu; use a "
+                 "smaller batch",
+                 (unsigned long long)end, (unsigned long long)most);
+}
+
 void gpu_arg_value(gpu_args *args, gpu_builder *b, int32_t value)
 {
-    if (value < 0)
+    if (value < 0) {
         arg_missing(args, b);
-    else
-        gpu_arg_span(args, b, &b->program->spans[value], 4);
+        return;
+    }
+    const sobre_span *span = &b->program->spans[value];
+    gpu_arg_span(args, b, span, 4);
+    check_end(b, span->offset + span->size);
 }
 
 void gpu_arg_work(gpu_args *args, gpu_builder *b, uint64_t at, uint32_t unit)
@@ -162,6 +176,7 @@ uint64_t gpu_work(gpu_builder *b, uint64_t size)
 {
     uint64_t at = 0;
     if (!place(b, size, &b->work_used, &at)) return 0;
+    check_end(b, b->work_used);
     if (b->work_used <= b->work_size) return at;
     if (was_measured(b, false)) b->work_size = b->work_used;
     return at;

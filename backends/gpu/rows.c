@@ -17,8 +17,7 @@ bool gpu_rows_supports(const sobre_device *device, const sobre_value *values,
         const sobre_value *table = &values[node->in[SOBRE_EMBED_TABLE]];
         sobre_weight weight = gpu_weight_of(table, SOBRE_WEIGHT_TABLE);
         gpu_layout layout;
-        /* The kernel counts words of quants in uints. */
-        return gpu_layout_of(&weight, &layout) && layout.quants_size / 4 <= UINT32_MAX;
+        return gpu_layout_of(&weight, &layout);
     }
     case SOBRE_OP_GATHER:
     case SOBRE_OP_NORM:
