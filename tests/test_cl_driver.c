@@ -309,6 +309,30 @@ static void test_verdict(void **state)
     cl_rig_close(&rig);
 }
 
+/* A call that fails during the trial decides, however that ends. */
+static void test_shunned_while_trying(void **state)
+{
+    cl_rig rig;
+    const gpu_gemm gemm = {.m = 300, .n = 300, .k = 300, .lda = 300, .ldb = 300, .ldc = 300};
+    gpu_gemm wrong = gemm;
+    uint64_t size;
+    cl_dev *dev;
+    cl_rig_open(&rig);
+    rig.host.blas = SOBRE_BLAS_ALWAYS;
+    cl_rig_device(&rig);
+    dev = cl_dev_of(rig.device);
+    assert_int_equal(cl_blas_work_size(rig.device, &gemm, &size), SOBRE_OK);
+    wrong.lda = 1; /* CLBlast refuses it */
+    wrong.a = wrong.b = wrong.c = alloc(&rig, 1024);
+    assert_true(cl_blas_gemm(rig.device, &wrong) < 0);
+    os_thread_join(dev->blas.thread);
+    dev->blas.thread = NULL;
+    assert_int_equal(atomic_load(&dev->blas.verdict), CL_BLAS_SHUN);
+    assert_false(cl_blas_use(rig.device));
+    cl_memory_free(rig.device, wrong.a);
+    cl_rig_close(&rig);
+}
+
 /* A device that is closed in the middle of the trial. */
 static void test_close_while_trying(void **state)
 {
@@ -333,6 +357,7 @@ int main(void)
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_blas),
         cmocka_unit_test(test_verdict),
+        cmocka_unit_test(test_shunned_while_trying),
         cmocka_unit_test(test_close_while_trying),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -351,10 +351,12 @@ static bool wanted(const cl_dev *dev)
     }
 }
 
+/* CL_BLAS_SHUN is the last word: work was planned without CLBlast, or it failed while it was tried.
+ */
 static void set_verdict(cl_dev *dev, int verdict)
 {
     os_mutex_lock(&dev->blas.sync.mutex);
-    atomic_store(&dev->blas.verdict, verdict);
+    if (atomic_load(&dev->blas.verdict) != CL_BLAS_SHUN) atomic_store(&dev->blas.verdict, verdict);
     os_cond_broadcast(&dev->blas.sync.cond);
     os_mutex_unlock(&dev->blas.sync.mutex);
 }
