@@ -313,7 +313,8 @@ sobre_status cl_device_describe(const sobre_host *host, int32_t index, sobre_dev
     if (!props) return SOBRE_OUT_OF_MEMORY;
     try_context(&found, props);
     write_detail(props, detail, sizeof detail);
-    info.kind = props->type & CL_DEVICE_TYPE_CPU ? SOBRE_DEVICE_CPU : SOBRE_DEVICE_GPU;
+    /* Accelerators, too, are taken only when they are named. */
+    info.kind = props->type & CL_DEVICE_TYPE_GPU ? SOBRE_DEVICE_GPU : SOBRE_DEVICE_CPU;
     info.memory_bytes = props->memory;
     info.memory_free = 0;
     info.n_units = (int32_t)props->n_units;
@@ -340,18 +341,20 @@ static const gpu_driver driver = {
     .blas_gemm = cl_blas_gemm,
 };
 
+/* What drivers say is not always what can be worked with: a buffer is no larger than a pointer can
+ * tell, and an alignment is a power of two. */
 static gpu_caps caps_of(const cl_props *props)
 {
     gpu_caps caps = {
-        .max_buffer = props->max_buffer,
-        .alignment = props->alignment / 8,
+        .max_buffer = props->max_buffer < PTRDIFF_MAX ? props->max_buffer : PTRDIFF_MAX,
+        .alignment = 256,
         .local_size = (uint32_t)(props->local_size < UINT32_MAX ? props->local_size : UINT32_MAX),
         .max_group = (uint32_t)props->max_group,
         .n_units = props->n_units > 0 ? props->n_units : 1,
         .flat_memory = props->local_type == CL_GLOBAL,
     };
 
-    if (caps.alignment < 256) caps.alignment = 256;
+    while (caps.alignment < props->alignment / 8) caps.alignment *= 2;
     return caps;
 }
 
@@ -364,7 +367,7 @@ static void take_props(cl_dev *dev, const cl_props *props)
 
     dev->base.caps = caps_of(props);
     snprintf(dev->name, sizeof dev->name, "%s", props->name);
-    dev->is_gpu = !(props->type & CL_DEVICE_TYPE_CPU);
+    dev->is_gpu = props->type & CL_DEVICE_TYPE_GPU;
     dev->unified = props->unified;
     dev->memory = props->memory;
     dev->tells_free = has_word(props->extensions, "cl_amd_device_attribute_query");
