@@ -3,7 +3,8 @@
  * CARD_BACKEND. What its driver does is in the environment, CARD_VARIABLE:
  *   hang, crash, exit   when it is loaded
  *   broken              it lists a card that cannot be used
- *   lost:N              the N-th call after the card is opened says that it is gone */
+ *   lost:N              the N-th call after the card is opened says that it is gone
+ *   slow                its first run takes two seconds, as if kernels were compiled */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,6 +35,12 @@ static sobre_status card_open(const sobre_host *host, int32_t index, sobre_devic
     return SOBRE_OK;
 }
 
+static sobre_status card_run_slowly(sobre_exec *exec, const sobre_run *run)
+{
+    if (control.n_runs == 0) sleep(2);
+    return null_backend(NULL)->run(exec, run);
+}
+
 SOBRE_EXPORT const sobre_backend *sobre_backend_entry(const sobre_host *host);
 
 const sobre_backend *sobre_backend_entry(const sobre_host *host)
@@ -50,5 +57,6 @@ const sobre_backend *sobre_backend_entry(const sobre_host *host)
     card.name = CARD_BACKEND;
     card.device_info = card_info;
     card.device_open = card_open;
+    if (strcmp(does, "slow") == 0) card.run = card_run_slowly;
     return &card;
 }

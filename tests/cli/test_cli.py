@@ -81,6 +81,48 @@ class Program(unittest.TestCase):
         return os.path.join(self.folder, name)
 
 
+class Terminal(Program):
+    """The program on a terminal."""
+
+    def start(self, *args, **environment):
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            os.execve(SOBRE, [SOBRE, *map(str, args)],
+                      {**self.environment, "TERM": "xterm", **environment})
+        self.seen = ""
+
+    def until(self, pattern):
+        """What the terminal shows up to a pattern."""
+        end = time.time() + 60
+        while not re.search(pattern, self.seen):
+            ready, _, _ = select.select([self.terminal], [], [], max(0, end - time.time()))
+            self.assertTrue(ready, f"no {pattern!r} in {self.seen!r}")
+            try:
+                data = os.read(self.terminal, 65536)
+            except OSError:
+                data = b""
+            self.assertTrue(data, f"it ended without {pattern!r}: {self.seen!r}")
+            self.seen += data.decode("utf-8", "replace")
+        at = re.search(pattern, self.seen).end()
+        text, self.seen = self.seen[:at], self.seen[at:]
+        return text
+
+    def type(self, text):
+        os.write(self.terminal, text.encode())
+
+    def end(self):
+        while True:
+            try:
+                data = os.read(self.terminal, 65536)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            self.seen += data.decode("utf-8", "replace")
+        os.close(self.terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
 class Usage(Program):
     def test_version(self):
         self.assertRegex(self.out("--version"), r"^sobre \d+\.\d+\.\d+\n$")
@@ -473,45 +515,7 @@ class Run(Program):
 
 
 @unittest.skipIf(pty is None, "there are no pseudo-terminals here")
-class Chat(Program):
-    def start(self, *args, **environment):
-        self.pid, self.terminal = pty.fork()
-        if self.pid == 0:
-            os.execve(SOBRE, [SOBRE, *map(str, args)],
-                      {**self.environment, "TERM": "xterm", **environment})
-        self.seen = ""
-
-    def until(self, pattern):
-        """What the terminal shows up to a pattern."""
-        end = time.time() + 60
-        while not re.search(pattern, self.seen):
-            ready, _, _ = select.select([self.terminal], [], [], max(0, end - time.time()))
-            self.assertTrue(ready, f"no {pattern!r} in {self.seen!r}")
-            try:
-                data = os.read(self.terminal, 65536)
-            except OSError:
-                data = b""
-            self.assertTrue(data, f"it ended without {pattern!r}: {self.seen!r}")
-            self.seen += data.decode("utf-8", "replace")
-        at = re.search(pattern, self.seen).end()
-        text, self.seen = self.seen[:at], self.seen[at:]
-        return text
-
-    def type(self, text):
-        os.write(self.terminal, text.encode())
-
-    def end(self):
-        while True:
-            try:
-                data = os.read(self.terminal, 65536)
-            except OSError:
-                data = b""
-            if not data:
-                break
-            self.seen += data.decode("utf-8", "replace")
-        os.close(self.terminal)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
+class Chat(Terminal):
     def test_conversation(self):
         self.start("run", self.models["whole"], "-n", 4, "--logit-bias", "120=1000", NO_COLOR="1")
         self.assertIn("/help", self.until(">>> "))
@@ -1029,6 +1033,33 @@ class TwoCards(CardProgram):
         self.assertRegex(self.card("doctor")[0],
                          r"(?m)^warn +plugin +cuda: not installed, and there are drivers for it\n"
                          r".*nvcc")
+
+
+@unittest.skipIf(pty is None, "there are no pseudo-terminals here")
+@unittest.skipUnless(CARD, "plugins are not tested on this system")
+class SlowCard(Terminal, CardProgram):
+    def test_a_terminal_shows_that_the_device_is_slow_to_begin(self):
+        notice = r"\rwaiting for the device, [12] s: at first use its driver compiles kernels"
+        model, n = self.models["whole"], 3
+        out = self.path("logits.npy")
+        for args in [["run", model, "-p", "x", "-n", n, "--ignore-eos"],
+                     ["logits", model, "-p", "x", "-o", out],
+                     ["bench", model, "-p", n, "-n", 0, "-r", 1]]:
+            args += ["--device", "opencl", "--plugins", CARD]
+            self.start(*args, SOBRE_TEST_CARD="slow")
+            self.until(notice + "\r +\r")
+            self.assertEqual(self.end(), 0)
+        self.start(*args, "--quiet", SOBRE_TEST_CARD="slow")
+        self.assertEqual(self.end(), 0)
+        self.assertNotIn("waiting", self.seen)
+        self.assertNotIn("waiting", self.card(*args[:-2], does="slow")[1])
+
+    def test_what_waits_for_a_slow_device_can_be_interrupted(self):
+        self.start("run", self.models["whole"], "-p", "x", "--device", "opencl", "--plugins", CARD,
+                   SOBRE_TEST_CARD="slow")
+        self.until("waiting for the device")
+        os.write(self.terminal, b"\x03")
+        self.assertEqual(self.end(), 130)
 
 
 @unittest.skipUnless(DRIVERS, "the OpenCL backend was not built")
