@@ -55,9 +55,11 @@ struct gpu_mem {
 };
 
 /* cu_device.c */
-sobre_status cu_problem_set(gpu_problem *problem, const cu_dev *dev, CUresult error,
-                            const char *call, ...) GPU_PRINTF(4, 5);
-sobre_status cu_fail(const cu_dev *dev, CUresult error, const char *call, ...) GPU_PRINTF(3, 4);
+gpu_error cu_error_of(const cu_dev *dev, CUresult error);
+/* What follows the error is the call, as a printf format with arguments. */
+#define cu_problem_set(problem, dev, error, ...) \
+    gpu_problem_set(problem, cu_error_of(dev, error), __VA_ARGS__)
+#define cu_fail(dev, error, ...) gpu_report(&(dev)->base, cu_error_of(dev, error), __VA_ARGS__)
 /* Makes the device's context current for this thread, and what was there before again. */
 sobre_status cu_enter(const cu_dev *dev);
 void cu_leave(const cu_dev *dev);

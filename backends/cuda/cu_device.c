@@ -7,7 +7,7 @@
 
 #include "cu_kernels.h"
 
-enum { MIN_LOCAL = 32 << 10, MIN_GROUP = 256, SPIN_NS = 100000, ALIGNMENT = 256 };
+enum { SPIN_NS = 100000, ALIGNMENT = 256 };
 
 /* --- Failures */
 
@@ -32,34 +32,9 @@ static sobre_status status_of(CUresult error)
     }
 }
 
-static sobre_status set(gpu_problem *problem, const cu_dev *dev, CUresult error, const char *call,
-                        va_list args)
+gpu_error cu_error_of(const cu_dev *dev, CUresult error)
 {
-    const gpu_error e = {status_of(error), dev->name, cu_error_name(&dev->api, error), error};
-
-    return gpu_problem_write(problem, &e, call, args);
-}
-
-sobre_status cu_problem_set(gpu_problem *problem, const cu_dev *dev, CUresult error,
-                            const char *call, ...)
-{
-    va_list args;
-
-    va_start(args, call);
-    set(problem, dev, error, call, args);
-    va_end(args);
-    return problem->status;
-}
-
-sobre_status cu_fail(const cu_dev *dev, CUresult error, const char *call, ...)
-{
-    gpu_problem problem;
-    va_list args;
-
-    va_start(args, call);
-    set(&problem, dev, error, call, args);
-    va_end(args);
-    return gpu_problem_report(&dev->base, &problem);
+    return (gpu_error){status_of(error), dev->name, cu_error_name(&dev->api, error), error};
 }
 
 /* --- The context of a thread, and events */
@@ -224,12 +199,12 @@ static void judge(cu_props *props)
     else if (props->mode == CU_COMPUTEMODE_PROHIBITED)
         snprintf(reason, size,
                  "its compute mode forbids all use; change that with nvidia-smi --compute-mode");
-    else if (props->max_group < MIN_GROUP)
+    else if (props->max_group < GPU_MIN_GROUP)
         snprintf(reason, size, "its blocks have at most %d threads; %d are needed",
-                 props->max_group, MIN_GROUP);
-    else if (props->local_size < MIN_LOCAL)
+                 props->max_group, GPU_MIN_GROUP);
+    else if (props->local_size < GPU_MIN_LOCAL)
         snprintf(reason, size, "its blocks have %d bytes of shared memory; %d are needed",
-                 props->local_size, MIN_LOCAL);
+                 props->local_size, GPU_MIN_LOCAL);
 }
 
 static sobre_status find(const sobre_host *host, int32_t index, cu_api *ret_api,
@@ -238,10 +213,7 @@ static sobre_status find(const sobre_host *host, int32_t index, cu_api *ret_api,
     int n = 0;
 
     GPU_TRY(open_driver(host, ret_api, &n));
-    if (index < 0 || index >= n)
-        return host->fail(host->context, SOBRE_UNAVAILABLE,
-                          "CUDA device %d is gone: there are %d now; open a new context",
-                          (int)index, n);
+    GPU_TRY(gpu_check_index(host, "CUDA", index, n));
     memset(ret_props, 0, sizeof *ret_props);
     read_props(ret_api, index, ret_props);
     judge(ret_props);
@@ -334,10 +306,7 @@ sobre_status cu_device_open(const sobre_host *host, int32_t index, sobre_device 
     sobre_status status;
 
     GPU_TRY(find(host, index, &api, &props));
-    if (props.reason[0])
-        return host->fail(host->context, SOBRE_UNAVAILABLE,
-                          "CUDA device %d (%s) cannot be used: %s", (int)index, props.name,
-                          props.reason);
+    GPU_TRY(gpu_check_usable(host, "CUDA", index, props.name, props.reason));
     dev = host->alloc(host->context, sizeof *dev, _Alignof(cu_dev));
     if (!dev) return SOBRE_OUT_OF_MEMORY;
     dev->base.host = host;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The compiled kernels of kernels_cl/, generated into the plugin by scripts/embed-cuda-kernels.py.
+/* The compiled kernels of kernels_cl/, generated into the plugin by scripts/build-cuda-kernels.py.
  */
 #ifndef SOBRE_CU_KERNELS_H
 #define SOBRE_CU_KERNELS_H

@@ -2,6 +2,7 @@
 /* Failures, descriptions and tickets of drivers: see driver.h. */
 #include "driver.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 
 static const char *advice_for(sobre_status status)
@@ -15,8 +16,8 @@ static const char *advice_for(sobre_status status)
     }
 }
 
-sobre_status gpu_problem_write(gpu_problem *problem, const gpu_error *error, const char *call,
-                               va_list args)
+static void write_problem(gpu_problem *problem, const gpu_error *error, const char *call,
+                          va_list args)
 {
     char what[256];
 
@@ -24,7 +25,27 @@ sobre_status gpu_problem_write(gpu_problem *problem, const gpu_error *error, con
     problem->status = error->status;
     snprintf(problem->text, sizeof problem->text, "%s failed on %s: %s (%d); %s", what,
              error->device, error->name, error->code, advice_for(error->status));
+}
+
+sobre_status gpu_problem_set(gpu_problem *problem, gpu_error error, const char *call, ...)
+{
+    va_list args;
+
+    va_start(args, call);
+    write_problem(problem, &error, call, args);
+    va_end(args);
     return problem->status;
+}
+
+sobre_status gpu_report(const sobre_device *device, gpu_error error, const char *call, ...)
+{
+    gpu_problem problem;
+    va_list args;
+
+    va_start(args, call);
+    write_problem(&problem, &error, call, args);
+    va_end(args);
+    return gpu_problem_report(device, &problem);
 }
 
 sobre_status gpu_problem_report(const sobre_device *device, const gpu_problem *problem)
@@ -32,6 +53,22 @@ sobre_status gpu_problem_report(const sobre_device *device, const gpu_problem *p
     const sobre_host *host = device->host;
 
     return host->fail(host->context, problem->status, "%s", problem->text);
+}
+
+sobre_status gpu_check_index(const sobre_host *host, const char *api, int32_t index, int32_t n)
+{
+    if (index >= 0 && index < n) return SOBRE_OK;
+    return host->fail(host->context, SOBRE_UNAVAILABLE,
+                      "%s device %d is gone: there are %d now; open a new context", api, (int)index,
+                      (int)n);
+}
+
+sobre_status gpu_check_usable(const sobre_host *host, const char *api, int32_t index,
+                              const char *name, const char *reason)
+{
+    if (!reason[0]) return SOBRE_OK;
+    return host->fail(host->context, SOBRE_UNAVAILABLE, "%s device %d (%s) cannot be used: %s", api,
+                      (int)index, name, reason);
 }
 
 sobre_status gpu_describe(const sobre_host *host, const sobre_device_info *info, const char *name,

@@ -6,8 +6,6 @@
 #ifndef SOBRE_GPU_DRIVER_H
 #define SOBRE_GPU_DRIVER_H
 
-#include <stdarg.h>
-
 #include "gpu.h"
 #include "os.h"
 
@@ -36,12 +34,24 @@ typedef struct gpu_error {
 } gpu_error;
 
 /* "CALL failed on DEVICE: NAME (CODE); ADVICE", where `call` is a printf format:
- * "clCreateBuffer(%zu bytes)". Returns the status. */
-sobre_status gpu_problem_write(gpu_problem *problem, const gpu_error *error, const char *call,
-                               va_list args);
+ * "clCreateBuffer(%zu bytes)". Kept in `problem`, or reported; both return the status. */
+sobre_status gpu_problem_set(gpu_problem *problem, gpu_error error, const char *call, ...)
+    GPU_PRINTF(3, 4);
+sobre_status gpu_report(const sobre_device *device, gpu_error error, const char *call, ...)
+    GPU_PRINTF(3, 4);
 /* Reports a problem that was kept; returns its status. */
 sobre_status gpu_problem_report(const sobre_device *device, const gpu_problem *problem);
 
+/* --- Devices (driver.c). `api` is "OpenCL" or "CUDA". */
+
+/* What kernels take for granted. */
+enum { GPU_MIN_LOCAL = 32 << 10, GPU_MIN_GROUP = 256 };
+
+/* Fails if there is no device `index` among n. */
+sobre_status gpu_check_index(const sobre_host *host, const char *api, int32_t index, int32_t n);
+/* Fails if there is a reason not to use it. */
+sobre_status gpu_check_usable(const sobre_host *host, const char *api, int32_t index,
+                              const char *name, const char *reason);
 /* Fills in the texts of what a device is, "" for no reason; on failure all of it stays as it was.
  */
 sobre_status gpu_describe(const sobre_host *host, const sobre_device_info *info, const char *name,

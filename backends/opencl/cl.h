@@ -20,10 +20,11 @@ typedef struct cl_dev cl_dev;
 /* --- Failures (cl_error.c) */
 
 const char *cl_error_name(cl_int error); /* "CL_OUT_OF_RESOURCES"; static */
-/* `call` is a printf format: "clCreateBuffer(%zu bytes)". Both return the status. */
-sobre_status cl_problem_set(gpu_problem *problem, const cl_dev *dev, cl_int error, const char *call,
-                            ...) GPU_PRINTF(4, 5);
-sobre_status cl_fail(const cl_dev *dev, cl_int error, const char *call, ...) GPU_PRINTF(3, 4);
+gpu_error cl_error_of(const cl_dev *dev, cl_int error);
+/* What follows the error is the call, as a printf format with arguments. */
+#define cl_problem_set(problem, dev, error, ...) \
+    gpu_problem_set(problem, cl_error_of(dev, error), __VA_ARGS__)
+#define cl_fail(dev, error, ...) gpu_report(&(dev)->base, cl_error_of(dev, error), __VA_ARGS__)
 
 /* --- Parts of a device. All-zero ones can be closed. */
 

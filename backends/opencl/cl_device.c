@@ -10,7 +10,7 @@
 
 #include "cl.h"
 
-enum { MAX_PLATFORMS = 32, MAX_DEVICES = 64, MIN_LOCAL = 32 << 10, MIN_GROUP = 256 };
+enum { MAX_PLATFORMS = 32, MAX_DEVICES = 64 };
 
 /* --- Enumeration: done anew each time, since nothing here outlives a call. */
 
@@ -76,10 +76,7 @@ static sobre_status find(const sobre_host *host, int32_t index, cl_found *ret_fo
     cl_list list;
 
     GPU_TRY(list_devices(host, &list));
-    if (index < 0 || index >= list.n)
-        return host->fail(host->context, SOBRE_UNAVAILABLE,
-                          "OpenCL device %d is gone: there are %d now; open a new context",
-                          (int)index, (int)list.n);
+    GPU_TRY(gpu_check_index(host, "OpenCL", index, list.n));
     *ret_found = list.found[index];
     return SOBRE_OK;
 }
@@ -237,12 +234,12 @@ static void judge(cl_props *props)
         snprintf(reason, size, "it has %s; OpenCL C 1.2 is needed", props->c_version);
     else if (!props->little_endian)
         snprintf(reason, size, "it is big-endian");
-    else if (props->max_group < MIN_GROUP)
+    else if (props->max_group < GPU_MIN_GROUP)
         snprintf(reason, size, "its work-groups have at most %zu work-items; %d are needed",
-                 props->max_group, MIN_GROUP);
-    else if (props->local_size < MIN_LOCAL)
+                 props->max_group, GPU_MIN_GROUP);
+    else if (props->local_size < GPU_MIN_LOCAL)
         snprintf(reason, size, "it has %llu bytes of local memory; %d are needed",
-                 (unsigned long long)props->local_size, MIN_LOCAL);
+                 (unsigned long long)props->local_size, GPU_MIN_LOCAL);
 }
 
 static cl_context make_context(const cl_found *found, cl_int *ret_error)
@@ -400,7 +397,7 @@ sobre_status cl_device_open(const sobre_host *host, int32_t index, sobre_device 
     cl_found found;
     cl_props *props;
     cl_dev *dev;
-    sobre_status status = SOBRE_OK;
+    sobre_status status;
 
     GPU_TRY(find(host, index, &found));
     props = props_of(host, &found);
@@ -415,13 +412,8 @@ sobre_status cl_device_open(const sobre_host *host, int32_t index, sobre_device 
     dev->platform = found.platform;
     dev->id = found.id;
     take_props(dev, props);
-    if (props->reason[0])
-        status = host->fail(host->context, SOBRE_UNAVAILABLE,
-                            "OpenCL device %d (%s) cannot be "
-                            "used: %s",
-                            (int)index, props->name, props->reason);
-    else
-        status = open_parts(dev, &found);
+    status = gpu_check_usable(host, "OpenCL", index, props->name, props->reason);
+    if (status >= 0) status = open_parts(dev, &found);
     host->free(host->context, props);
     if (status < 0) {
         cl_device_close(&dev->base);

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* OpenCL's errors as statuses and messages. */
-#include <stdarg.h>
-
 #include <CL/cl_ext.h>
 
 #include "cl.h"
@@ -81,32 +79,7 @@ static sobre_status status_of(cl_int error)
     }
 }
 
-static sobre_status set(gpu_problem *problem, const cl_dev *dev, cl_int error, const char *call,
-                        va_list args)
+gpu_error cl_error_of(const cl_dev *dev, cl_int error)
 {
-    const gpu_error e = {status_of(error), dev->name, cl_error_name(error), (int)error};
-
-    return gpu_problem_write(problem, &e, call, args);
-}
-
-sobre_status cl_problem_set(gpu_problem *problem, const cl_dev *dev, cl_int error, const char *call,
-                            ...)
-{
-    va_list args;
-
-    va_start(args, call);
-    set(problem, dev, error, call, args);
-    va_end(args);
-    return problem->status;
-}
-
-sobre_status cl_fail(const cl_dev *dev, cl_int error, const char *call, ...)
-{
-    gpu_problem problem;
-    va_list args;
-
-    va_start(args, call);
-    set(&problem, dev, error, call, args);
-    va_end(args);
-    return gpu_problem_report(&dev->base, &problem);
+    return (gpu_error){status_of(error), dev->name, cl_error_name(error), (int)error};
 }
