@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 # make run [PROMPT="..."] [DEVICE=cpu] [MODEL=file.gguf]   builds, fetches a small model, answers;
-#                                                          DEVICE=opencl: installs PoCL if there is no driver
+#                                                          DEVICE=opencl: with PoCL, which is
+#                                                          installed, if there is no other device
 # make check [GOLDEN=folder]                               builds and runs all tests
 # make build, make clean                                   build/sobre and plugins; removes build/, build-*san/
 PROMPT = What is the capital of France?

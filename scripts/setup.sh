@@ -19,7 +19,7 @@ build|library libutf8proc|libutf8proc-dev|utf8proc
 build|library jansson|libjansson-dev|Jansson
 build?|library OpenCL|ocl-icd-opencl-dev|the OpenCL headers and ICD loader
 build?|library clblast|libclblast-dev|CLBlast
-opencl|has_driver|pocl-opencl-icd|an OpenCL driver, such as PoCL
+opencl|has_device|pocl-opencl-icd|an OpenCL driver that finds a device, such as PoCL
 fetch|has python3|python3|Python 3
 fetch|python3 -m pip --version|python3-pip|pip for Python 3
 test|has python3|python3|Python 3
@@ -39,7 +39,11 @@ has() { command -v "$1" >/dev/null; }
 library() { has pkg-config && pkg-config --exists "$1"; }
 compiles() { echo 'int main(void) { return 0; }' | ${CC:-cc} -x c -o /dev/null -; }
 header() { echo "#include <$1>" | ${CC:-cc} -x c -E -o /dev/null -; }
-has_driver() { [ -n "${OCL_ICD_VENDORS:-}" ] || ls /etc/OpenCL/vendors/*.icd; }
+# Drivers chosen by hand, PoCL, or others that find a device, as a GPU's driver may not.
+has_device() {
+    [ -n "${OCL_ICD_VENDORS:-}${OCL_ICD_FILENAMES:-}" ] || ls /etc/OpenCL/vendors/pocl*.icd ||
+        "${0%/*}/../build/sobre" devices | grep '^opencl' | grep -v 'no device$'
+}
 meson_ok() { has meson && case $(meson --version) in 0.*) false ;; esac; }
 
 groups=" $* "
@@ -82,13 +86,17 @@ echo "installing:$packages" >&2
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@" </dev/null >>"$log" 2>&1; }
-install() { apt install --no-install-recommends $packages; }
-if ! install && ! { apt update && install; }; then
-    look needed # perhaps only something else is not to be had
-    if [ -n "$packages" ] && ! install; then
+install() { apt install --no-install-recommends "$@"; }
+wanted=$packages
+if ! install $wanted && ! { apt update && install $wanted; }; then
+    look needed
+    if [ -n "$packages" ] && ! install $packages; then
         tail -n 5 "$log" >&2
         give_up "apt-get could not install everything."
     fi
+    for package in $wanted; do # older and newer systems do not have all of the rest
+        install "$package" || echo "$package is not to be had here; it is not needed" >&2
+    done
 fi
 look needed
 [ -z "$packages" ] || give_up "What apt-get installed is not enough (is it too old?)."
