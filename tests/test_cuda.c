@@ -75,6 +75,14 @@ static void host_open(host *h)
                                &h->model));
 }
 
+/* The first call that was made to fail, or the one of them that `text` names; "": there is none. */
+static const char *failed_call(const char *text)
+{
+    for (int i = 0; i < fake->n_failed; i++)
+        if (!text || strstr(text, fake->failed[i])) return fake->failed[i];
+    return "";
+}
+
 /* Nothing is left, on either side, and nothing was done that a real driver would not bear. */
 static void host_close(host *h)
 {
@@ -84,13 +92,13 @@ static void host_close(host *h)
     sobre_model_close(h->model);
     sobre_context_close(h->ctx);
     assert_int_equal(atomic_load(&h->memory.n_live), 0);
-    if (fake->misuse[0]) test_fail("after %s failed: %s", fake->failed, fake->misuse);
+    if (fake->misuse[0]) test_fail("after %s failed: %s", failed_call(NULL), fake->misuse);
     assert_int_equal(fake->depth(), 0);
     /* Without a context nothing can be given back. */
     if (atomic_load(&fake->n_without_context)) return;
     for (int i = 0; i < FAKE_N_OBJECTS; i++)
         if (atomic_load(&fake->n_live[i]))
-            test_fail("after %s failed: %lld %s leaked", fake->failed,
+            test_fail("after %s failed: %lld %s leaked", failed_call(NULL),
                       (long long)atomic_load(&fake->n_live[i]), names[i]);
 }
 
@@ -450,20 +458,58 @@ static void memory_runs_out(void **state)
     host_close(&h);
 }
 
-/* --- Every call fails once */
+/* --- Every call fails in turn */
 
-/* One life of a program with the nth call failing. It may do without that call; else it says so,
- * and the CPU goes on from where the device stopped. */
-static bool one_life(long long n, int for_good, CUresult error)
+enum { CUDA_ERROR_NOT_FOUND = 500 };
+
+/* The nth call fails, from 1; 0: none. With for_good all after it do, too. */
+typedef struct fault {
+    long long n;
+    CUresult error;
+    bool for_good;
+} fault;
+
+static void arm(fault f)
+{
+    fake->n_failed = 0;
+    atomic_store(&fake->n_calls, 0);
+    atomic_store(&fake->error, f.error);
+    atomic_store(&fake->for_good, f.for_good);
+    atomic_store(&fake->fail_at, f.n);
+}
+
+static void check_status(const host *h, sobre_status status, const fault *f)
+{
+    static const struct {
+        CUresult error;
+        sobre_status status;
+        const char *name;
+    } kinds[] = {
+        {CUDA_ERROR_NOT_FOUND, SOBRE_DEVICE, "CUDA_ERROR_NOT_FOUND (500)"},
+        {CUDA_ERROR_OUT_OF_MEMORY, SOBRE_DEVICE_OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY (2)"},
+        {CUDA_ERROR_ILLEGAL_ADDRESS, SOBRE_DEVICE_LOST, "CUDA_ERROR_ILLEGAL_ADDRESS (700)"},
+    };
+    int k = 0;
+
+    while (kinds[k].error != f->error) k++;
+    /* A device that cannot even be described is unavailable. */
+    if (status != kinds[k].status && status != SOBRE_UNAVAILABLE)
+        test_fail("call %lld, %s: %s", f->n, failed_call(NULL), sobre_status_name(status));
+    assert_says(h, kinds[k].name);
+    if (!failed_call(sobre_error(h->ctx))[0])
+        test_fail("call %lld, %s, is not named: %s", f->n, failed_call(NULL), sobre_error(h->ctx));
+}
+
+/* One life of a program with a fault. It may do without that call; else it says so, and the CPU
+ * goes on from where the device stopped. */
+static bool one_life(fault f)
 {
     sobre_session *session = NULL;
     int32_t n_tokens = 0;
     host h;
 
     fake = new_fake();
-    atomic_store(&fake->error, error);
-    atomic_store(&fake->for_good, for_good);
-    atomic_store(&fake->fail_at, n);
+    arm(f);
     host_open(&h);
     sobre_status status = load(&h, "cuda");
     const bool loaded = status >= 0;
@@ -471,11 +517,7 @@ static bool one_life(long long n, int for_good, CUresult error)
     if (status >= 0) status = go_on(session, &n_tokens);
     const bool failed = status < 0;
     if (failed) {
-        if (status != SOBRE_DEVICE_LOST && status != SOBRE_DEVICE && status != SOBRE_UNAVAILABLE)
-            test_fail("call %lld, %s: %s", n, fake->failed, sobre_status_name(status));
-        if (!fake->failed[0]) test_fail("no call failed: %s", sobre_error(h.ctx));
-        if (!for_good) assert_says(&h, fake->failed);
-        assert_says(&h, error == CUDA_ERROR_ILLEGAL_ADDRESS ? "ILLEGAL_ADDRESS" : "NOT_FOUND");
+        check_status(&h, status, &f);
         if (loaded) assert_ok(h.ctx, sobre_model_unload(h.model));
         assert_ok(h.ctx, load(&h, "cpu"));
         if (!session) assert_ok(h.ctx, start(&h, &session));
@@ -486,21 +528,74 @@ static bool one_life(long long n, int for_good, CUresult error)
     return failed;
 }
 
-static void every_call(void **state)
+static void every_call(fault f, long long step)
 {
-    enum { CUDA_ERROR_NOT_FOUND = 500 };
-    long long n_calls, n_failed = 0;
+    long long n_calls, n_lives = 0, n_failed = 0;
 
-    assert_false(one_life(0, 0, 0));
+    assert_false(one_life((fault){0}));
     n_calls = atomic_load(&fake->n_calls);
-    for (long long n = 1; n <= n_calls; n++) n_failed += one_life(n, 0, CUDA_ERROR_NOT_FOUND);
-    print_message("%lld calls to the last token, %lld lives with a failure\n", n_calls, n_failed);
-    assert_true(n_failed > n_calls / 2);
-    /* Calls that all fail from the nth on, as after a kernel went wrong. */
-    n_failed = 0;
-    for (long long n = 1; n <= n_calls; n += 1 + n_calls / 200)
-        n_failed += one_life(n, 1, CUDA_ERROR_ILLEGAL_ADDRESS);
-    assert_true(n_failed > 50);
+    for (f.n = 1; f.n <= n_calls; f.n += step, n_lives++) n_failed += one_life(f);
+    print_message("%lld calls to the end, %lld of %lld lives with a failure\n", n_calls, n_failed,
+                  n_lives);
+    /* It can do without those that give something back. */
+    assert_true(n_calls > 1000 && n_failed > n_lives / 2);
+}
+
+static void every_call_once(void **state)
+{
+    every_call((fault){.error = CUDA_ERROR_NOT_FOUND}, 1);
+}
+
+static void every_call_without_memory(void **state)
+{
+    every_call((fault){.error = CUDA_ERROR_OUT_OF_MEMORY}, 3);
+}
+
+/* As after a kernel went wrong. */
+static void every_call_for_good(void **state)
+{
+    every_call((fault){.error = CUDA_ERROR_ILLEGAL_ADDRESS, .for_good = true}, 3);
+}
+
+/* One session's failure leaves another of the same device as it was, and that of the CPU too. */
+static void other_sessions_live_on(void **state)
+{
+    fault f = {.n = 1, .error = CUDA_ERROR_NOT_FOUND};
+
+    for (bool more = true; more; f.n += 3) {
+        sobre_session *a = NULL, *b = NULL, *c = NULL;
+        int32_t n_a = 0, n_b = N_TOKENS - 1, n_c = N_TOKENS - 1;
+        host h, cpu;
+
+        fake = new_fake();
+        host_open(&h);
+        host_open(&cpu);
+        assert_ok(h.ctx, load(&h, "cuda"));
+        assert_ok(cpu.ctx, load(&cpu, "cpu"));
+        assert_ok(h.ctx, start(&h, &a));
+        assert_ok(h.ctx, start(&h, &b));
+        assert_ok(cpu.ctx, start(&cpu, &c));
+        assert_ok(h.ctx, go_on(b, &n_b));
+        assert_ok(cpu.ctx, go_on(c, &n_c));
+
+        arm(f);
+        sobre_status status = go_on(a, &n_a);
+        more = fake->n_failed > 0;
+        if (status < 0) check_status(&h, status, &f);
+        arm((fault){0});
+        n_b = n_c = 0;
+        assert_ok(h.ctx, go_on(b, &n_b));
+        assert_ok(cpu.ctx, go_on(c, &n_c));
+        assert_ok(h.ctx, go_on(a, &n_a)); /* and itself, once it works again */
+        sobre_session_close(a);
+        sobre_session_close(b);
+        sobre_session_close(c);
+        sobre_model_close(cpu.model);
+        sobre_context_close(cpu.ctx);
+        assert_int_equal(atomic_load(&cpu.memory.n_live), 0);
+        host_close(&h);
+    }
+    assert_true(f.n > 100);
 }
 
 int main(int argc, char **argv)
@@ -517,7 +612,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_host_keeps_its_context),
         cmocka_unit_test(threads_share_a_device),
         cmocka_unit_test(memory_runs_out),
-        cmocka_unit_test(every_call),
+        cmocka_unit_test(every_call_once),
+        cmocka_unit_test(every_call_without_memory),
+        cmocka_unit_test(every_call_for_good),
+        cmocka_unit_test(other_sessions_live_on),
     };
     const struct CMUnitTest as_built[] = {
         cmocka_unit_test(devices_are_described),

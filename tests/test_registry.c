@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "context.h"
+#include "registry.h"
 #include "support.h"
 
 static void link_plugin(const char *name)
@@ -102,6 +103,26 @@ static void the_cpu_alone_loads_no_plugin(void **state)
     sobre_context_close(ctx);
 }
 
+static void a_backend_can_be_left_alone(void **state)
+{
+    sobre_context *ctx = open_with("two_devices");
+    int32_t n = 0;
+
+    assert_null(registry_device_info(ctx, 1)); /* nobody has asked for it yet */
+    assert_ok(ctx, registry_shun(ctx, "opencl", "its driver hangs"));
+    assert_int_equal(sobre_device_count(ctx, "opencl", &n), SOBRE_UNAVAILABLE);
+    assert_non_null(strstr(sobre_error(ctx), "its driver hangs"));
+    assert_ok(ctx, sobre_device_count(ctx, NULL, &n));
+    assert_string_equal(registry_device_info(ctx, 1)->backend, "cpu");
+    sobre_context_close(ctx);
+    ctx = open_with("two_devices");
+    assert_ok(ctx, sobre_device_count(ctx, "opencl", &n));
+    assert_string_equal(registry_device_info(ctx, n + 1)->backend, "opencl");
+    assert_null(registry_device_info(ctx, n + 2));
+    assert_int_equal(registry_shun(ctx, "opencl", "too late"), SOBRE_INTERNAL);
+    sobre_context_close(ctx);
+}
+
 static void backends_have_names(void **state)
 {
     sobre_context *ctx = open_with("nothing_here");
@@ -123,6 +144,7 @@ int main(void)
         cmocka_unit_test(refused_plugins_say_why),
         cmocka_unit_test(devices_of_a_plugin_are_listed),
         cmocka_unit_test(the_cpu_alone_loads_no_plugin),
+        cmocka_unit_test(a_backend_can_be_left_alone),
         cmocka_unit_test(backends_have_names),
     };
     return cmocka_run_group_tests(tests, setup, NULL);

@@ -199,7 +199,10 @@ static bool fails(const char *call)
 
     if (!at || n < at || (n > at && !atomic_load(&control.for_good))) return false;
     lock();
-    if (!control.failed[0]) snprintf(control.failed, sizeof control.failed, "%s", call);
+    int known = 0;
+    while (known < control.n_failed && strcmp(control.failed[known], call) != 0) known++;
+    if (known == control.n_failed && known < FAKE_MAX_FAILED)
+        control.failed[control.n_failed++] = call;
     if (!strcmp(call, "cuCtxPushCurrent")) { /* nobody can wait for what was begun */
         atomic_fetch_add(&control.n_without_context, 1);
         do_until(n_begun);
@@ -217,6 +220,13 @@ static bool fails(const char *call)
     BEGIN(call);               \
     lock();                    \
     if (depth == 0 || !stack[depth - 1]->n_refs) return leave(misuse("%s without a context", call))
+
+/* The end of calls that give something back. */
+static CUresult given_back(const char *call)
+{
+    unlock();
+    return fails(call) ? atomic_load(&control.error) : CUDA_SUCCESS;
+}
 
 static op *add(int kind)
 {
@@ -374,7 +384,7 @@ CUresult fake_cuDevicePrimaryCtxRelease(CUdevice device)
     contexts[device].n_refs--;
     died(FAKE_CONTEXT);
     end_contexts();
-    return leave(CUDA_SUCCESS);
+    return given_back("cuDevicePrimaryCtxRelease");
 }
 
 CUresult fake_cuCtxPushCurrent(CUcontext context)
@@ -392,7 +402,7 @@ CUresult fake_cuCtxPopCurrent(CUcontext *context)
     lock();
     if (depth == 0) return leave(misuse("a context is popped that was not pushed"));
     *context = stack[--depth];
-    return leave(CUDA_SUCCESS);
+    return given_back("cuCtxPopCurrent");
 }
 
 CUresult fake_cuStreamCreate(CUstream *stream, unsigned flags)
@@ -411,7 +421,7 @@ CUresult fake_cuStreamDestroy(CUstream stream)
     do_until(n_begun);
     free(stream);
     died(FAKE_STREAM);
-    return leave(CUDA_SUCCESS);
+    return given_back("cuStreamDestroy");
 }
 
 CUresult fake_cuStreamSynchronize(CUstream stream)
@@ -433,9 +443,10 @@ CUresult fake_cuEventCreate(CUevent *event, unsigned flags)
 
 CUresult fake_cuEventDestroy(CUevent event)
 {
+    lock();
     free(event);
     died(FAKE_EVENT);
-    return CUDA_SUCCESS;
+    return given_back("cuEventDestroy");
 }
 
 CUresult fake_cuEventRecord(CUevent event, CUstream stream)
@@ -494,7 +505,7 @@ CUresult fake_cuMemFree(CUdeviceptr pointer)
     free(b->data);
     *b = (block){.data = NULL};
     died(FAKE_MEMORY);
-    return leave(CUDA_SUCCESS);
+    return given_back("cuMemFree");
 }
 
 CUresult fake_cuMemHostAlloc(void **pointer, size_t size, unsigned flags)
@@ -517,7 +528,7 @@ CUresult fake_cuMemFreeHost(void *pointer)
     free(b->data);
     *b = (block){.data = NULL};
     died(FAKE_PINNED);
-    return leave(CUDA_SUCCESS);
+    return given_back("cuMemFreeHost");
 }
 
 CUresult fake_cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t size, CUstream stream)
@@ -579,7 +590,7 @@ CUresult fake_cuModuleUnload(CUmodule module)
     *link = module->next;
     free(module);
     died(FAKE_MODULE);
-    return leave(CUDA_SUCCESS);
+    return given_back("cuModuleUnload");
 }
 
 CUresult fake_cuModuleGetFunction(CUfunction *ret_function, CUmodule module, const char *name)

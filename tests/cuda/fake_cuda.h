@@ -20,18 +20,21 @@ typedef enum fake_object {
     FAKE_N_OBJECTS
 } fake_object;
 
+enum { FAKE_MAX_FAILED = 32 };
+
 typedef struct fake_control {
     /* What it plays. */
     int driver_version, n_devices, init_error;
     int major, minor, compute_mode;
     size_t memory; /* bytes a device */
-    /* Calls that can fail; those that only give back cannot, as with the real one, whose results
-     * are then about earlier work. */
+    /* Calls that can fail. Those that give back do so even then, as with the real one, whose
+     * results are about earlier work. */
     atomic_llong n_calls;
-    atomic_llong fail_at;         /* this one, from 1, fails; 0: none */
-    atomic_int for_good;          /* all after it fail, too */
-    atomic_int error;             /* with this code */
-    char failed[64];              /* name of the first call that was made to fail */
+    atomic_llong fail_at;                /* this one, from 1, fails; 0: none */
+    atomic_int for_good;                 /* all after it fail, too */
+    atomic_int error;                    /* with this code */
+    const char *failed[FAKE_MAX_FAILED]; /* names of calls that were made to fail, each once */
+    int n_failed;
     atomic_int n_without_context; /* times that a context could not be made current */
     /* What it saw. */
     atomic_llong n_live[FAKE_N_OBJECTS];
