@@ -2,8 +2,7 @@
 /* Where a model goes and what it takes there. */
 #include "fit.h"
 
-#include <stdio.h>
-#include <string.h>
+#include <math.h>
 
 #include "kv.h"
 #include "measure.h"
@@ -192,25 +191,36 @@ typedef struct fitted {
     sobre_placement placement;
 } fitted;
 
-static sobre_status fit_on(sobre_model *m, const sobre_fit_options *o, int32_t device, fitted *ret)
+/* The whole of what is asked for on a device, whether it fits or not. */
+static sobre_status place_on(sobre_model *m, const sobre_fit_options *o, int32_t device,
+                             fitted *ret)
 {
     fitted f = {.placement = SOBRE_INIT(placement)};
-    sobre_placement *p = &f.placement;
-    sobre_status status;
 
-    TRY(fit_shape(m->ctx, &m->hp, o, p));
+    TRY(fit_shape(m->ctx, &m->hp, o, &f.placement));
     TRY(fit_devices(m->ctx, device, &f.devices));
-    p->device = device;
+    f.placement.device = device;
     if (o->n_layer && o->n_layer < m->hp.n_layer && f.devices.n > 1)
         f.devices.first_layer = m->hp.n_layer - o->n_layer;
-    TRY(place(m, &f.devices, &f.fused, p));
-    status = check_limit(m, f.devices.entries[0], o->limit, p);
+    TRY(place(m, &f.devices, &f.fused, &f.placement));
+    *ret = f;
+    return SOBRE_OK;
+}
+
+static sobre_status fit_on(sobre_model *m, const sobre_fit_options *o, int32_t device, fitted *ret)
+{
+    fitted f;
+    sobre_placement *p = &f.placement;
+
+    TRY(place_on(m, o, device, &f));
+    const device_entry *e = f.devices.entries[0];
+    sobre_status status = check_limit(m, e, o->limit, p);
     if (status == SOBRE_DEVICE_OUT_OF_MEMORY && !o->n_layer && f.devices.n > 1 &&
         m->hp.n_layer > 1) {
-        uint64_t allowed = allowed_bytes(f.devices.entries[0], o->limit, NULL);
+        uint64_t allowed = allowed_bytes(e, o->limit, NULL);
 
         status = place_fewer(m, m->hp.n_layer, allowed, &f.devices, &f.fused, p);
-        if (status >= 0) status = check_limit(m, f.devices.entries[0], o->limit, p);
+        if (status >= 0) status = check_limit(m, e, o->limit, p);
     }
     if (status < 0) {
         sobre_graph_close(f.fused);
@@ -220,45 +230,54 @@ static sobre_status fit_on(sobre_model *m, const sobre_fit_options *o, int32_t d
     return SOBRE_OK;
 }
 
+/* Puts a device that decodes faster than *best, which takes *seconds a token, in its place. The
+ * CPU, of the speed `cpu`, runs what does not fit there. */
+static void try_device(sobre_model *m, const sobre_fit_options *o, const measured_device *device,
+                       const sobre_measurement *cpu, fitted *best, double *seconds)
+{
+    fitted f;
+
+    if (fit_on(m, o, device->device, &f) < 0) {
+        log_write(m->ctx, SOBRE_LOG_WARNING, "a faster device is passed over: %s",
+                  sobre_error(m->ctx));
+        return;
+    }
+    double taken = measured_seconds(&device->speed, f.placement.weight_bytes, f.fused->n_nodes) +
+                   measured_seconds(cpu, f.placement.cpu_bytes, 0);
+    if (taken < *seconds) {
+        fitted slower = *best;
+
+        *best = f;
+        f = slower;
+        *seconds = taken;
+    }
+    sobre_graph_close(f.fused);
+}
+
 /* Where decoding should be fastest, by what was measured; the CPU if it was not. */
 static sobre_status fit_fastest(sobre_model *m, const sobre_fit_options *o, fitted *ret)
 {
     measured_device devices[MAX_MEASURED];
-    fitted best, other;
-    double best_seconds;
+    fitted best;
     int32_t n;
 
-    TRY(fit_on(m, o, CPU, &best));
+    TRY(place_on(m, o, CPU, &best));
     sobre_status status =
         measured_devices(m->ctx, best.placement.weight_bytes, best.fused->n_nodes, devices, &n);
+    if (status >= 0 && n > 0) {
+        const sobre_measurement *cpu = &devices[n - 1].speed;
+        const sobre_placement *p = &best.placement;
+        double seconds = INFINITY; /* where the CPU has too little memory, any device is better */
+
+        if (p->total_bytes <= allowed_bytes(best.devices.entries[0], o->limit, NULL))
+            seconds = measured_seconds(cpu, p->weight_bytes, best.fused->n_nodes);
+        for (int32_t i = 0; i < n - 1; i++) try_device(m, o, &devices[i], cpu, &best, &seconds);
+    }
+    if (status >= 0 && best.placement.device == CPU)
+        status = check_limit(m, best.devices.entries[0], o->limit, &best.placement);
     if (status < 0) {
         sobre_graph_close(best.fused);
         return status;
-    }
-    if (n > 0) {
-        const sobre_measurement *cpu = &devices[n - 1].speed;
-
-        best_seconds = measured_seconds(cpu, best.placement.weight_bytes, best.fused->n_nodes);
-        for (int32_t i = 0; i < n - 1; i++) {
-            const sobre_placement *p = &other.placement;
-            double seconds;
-
-            if (fit_on(m, o, devices[i].device, &other) < 0) {
-                log_write(m->ctx, SOBRE_LOG_WARNING, "a faster device is passed over: %s",
-                          sobre_error(m->ctx));
-                continue;
-            }
-            seconds = measured_seconds(&devices[i].speed, p->weight_bytes, other.fused->n_nodes) +
-                      measured_seconds(cpu, p->cpu_bytes, 0);
-            if (seconds < best_seconds) {
-                fitted slower = best;
-
-                best = other;
-                other = slower;
-                best_seconds = seconds;
-            }
-            sobre_graph_close(other.fused);
-        }
     }
     *ret = best;
     return SOBRE_OK;

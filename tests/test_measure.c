@@ -178,6 +178,40 @@ static void test_choice_of_the_next(void **state)
     assert_int_equal(device_chosen(NULL), 1);
 }
 
+/* A device is not passed over because the CPU has too little memory for the whole model. */
+static void test_choice_without_room_on_the_cpu(void **state)
+{
+    char text[1024];
+    size_t size;
+    gguf_make *g = gguf_make_llama(&(llama_make){.n_layer = 2});
+    void *bytes = gguf_make_bytes(g, &size);
+    sobre_placement on_cpu = SOBRE_INIT(placement), on_device = SOBRE_INIT(placement),
+                    got = SOBRE_INIT(placement);
+    sobre_model *model = NULL;
+
+    gguf_make_free(g);
+    context_null_control_set(ctx, &control);
+    snprintf(text, sizeof text, "sobre %s\n", sobre_version());
+    add_line(text, sizeof text, "null", 2000000000);
+    add_line(text, sizeof text, "cpu", 1000000000);
+    write_kept(text);
+    assert_ok(ctx, sobre_model_open(ctx, SOBRE(source, .data = bytes, .data_size = size), &model));
+    assert_ok(ctx, sobre_model_fit(model, SOBRE(fit_options, .device = 1), &on_cpu));
+    assert_ok(ctx,
+              sobre_model_fit(model, SOBRE(fit_options, .device = 2, .n_layer = 1), &on_device));
+    assert_true(on_device.total_bytes < on_cpu.total_bytes);
+    assert_ok(ctx,
+              sobre_model_fit(model, SOBRE(fit_options, .limit = on_device.total_bytes), &got));
+    assert_int_equal(got.device, 2);
+    assert_int_equal(got.n_layer, 1);
+    /* Where neither has room, it is the CPU that is told of. */
+    assert_int_equal(sobre_model_fit(model, SOBRE(fit_options, .limit = 1000), &got),
+                     SOBRE_DEVICE_OUT_OF_MEMORY);
+    assert_null(strstr(sobre_error(ctx), "null device"));
+    sobre_model_close(model);
+    free(bytes);
+}
+
 /* Drivers stay unloaded unless a device of theirs was faster. */
 static void test_choice_asks_no_driver(void **state)
 {
@@ -321,9 +355,16 @@ static void test_going_on_elsewhere(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(measure),       TEST(measure_without_a_folder), TEST(measure_fails),
-        TEST(choice),        TEST(choice_of_the_next),       TEST(choice_asks_no_driver),
-        TEST(damaged_files), TEST(memory_runs_out),          TEST(going_on_elsewhere),
+        TEST(measure),
+        TEST(measure_without_a_folder),
+        TEST(measure_fails),
+        TEST(choice),
+        TEST(choice_of_the_next),
+        TEST(choice_asks_no_driver),
+        TEST(choice_without_room_on_the_cpu),
+        TEST(damaged_files),
+        TEST(memory_runs_out),
+        TEST(going_on_elsewhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
