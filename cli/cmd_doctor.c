@@ -195,8 +195,9 @@ static void check_devices(doctor *d)
 
         const bool empty = strcmp(reason, probe_no_driver) == 0;
         if (empty) reason = "none of its drivers can be loaded and has a device";
-        snprintf(f.text, sizeof f.text, "%s: %s%s%s", text_of(object, "option"),
-                 text_of(object, "name"), reason[0] ? " cannot be used: " : "", reason);
+        const char *name = text_of(object, "name");
+        snprintf(f.text, sizeof f.text, "%s: %s%s%s%s", text_of(object, "option"), name,
+                 name[0] && reason[0] ? " " : "", reason[0] ? "cannot be used: " : "", reason);
         if (reason[0]) {
             f.verdict = VERDICT_WARN;
             f.advice = empty ? probe_advice_on(text_of(object, "backend"))->useless

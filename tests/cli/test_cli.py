@@ -1094,7 +1094,8 @@ class Drivers(Program):
 
     def test_a_library_that_is_not_there(self):
         self.check(self.path("no-such-driver.so"), "no driver is installed, or none of them has",
-                   "(?s)opencl: .*none of its drivers can be loaded.*install the driver anew")
+                   "(?s)opencl: cannot be used: none of its drivers can be loaded.*install the driver "
+                   "anew")
 
     def test_one_that_hangs(self):
         reason = "did not answer within 3 s"
