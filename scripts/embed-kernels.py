@@ -29,6 +29,7 @@ def quote(line):
 def main():
     out, files = sys.argv[1], sys.argv[2:]
     with open(out, "w", encoding="utf-8") as f:
+        f.write('#pragma GCC diagnostic ignored "-Woverlength-strings"\n')
         f.write('#include "kernel_sources.h"\n\nconst kernel_source kernel_sources[] = {\n')
         for path in sorted(files):
             f.write(f'{{"{os.path.basename(path)}",\n')
