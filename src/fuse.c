@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Fusion: neighbours become one node, by a table of rules. A candidate replaces its parts only if
- * it will run on the device that runs them, or on one that is preferred to it. No value is added.
+ * it will run on the device that runs them, or on one that is preferred to it. No value is added,
+ * but that of a weight which several devices use.
  */
 #include <string.h>
 
