@@ -49,8 +49,8 @@ bool app_is_backend(const char *name);
 int app_tokenize(app *a, const char *text, size_t size, uint32_t flags, int32_t **ret_ids,
                  size_t *ret_n);
 
-/* --- wait.c: sobre_session_next(session, -1, ...) and sobre_session_eval(), which on a terminal
- * show that a device takes long to begin. */
+/* --- wait.c: sobre_session_next(session, -1, ...) and sobre_session_eval(), which say so if a
+ * device takes long to begin. */
 sobre_status wait_event(app *a, const sobre_event **ret_event);
 sobre_status wait_batch(app *a, const sobre_batch *batch);
 

@@ -4,7 +4,7 @@
  *   hang, crash, exit   when it is loaded
  *   broken              it lists a card that cannot be used
  *   lost:N              the N-th call after the card is opened says that it is gone
- *   slow                its first run takes two seconds, as if kernels were compiled */
+ *   slow:N              its first run takes N seconds, as if kernels were compiled */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,7 +37,7 @@ static sobre_status card_open(const sobre_host *host, int32_t index, sobre_devic
 
 static sobre_status card_run_slowly(sobre_exec *exec, const sobre_run *run)
 {
-    if (control.n_runs == 0) sleep(2);
+    if (control.n_runs == 0) sleep((unsigned)atoi(getenv(CARD_VARIABLE) + strlen("slow:")));
     return null_backend(NULL)->run(exec, run);
 }
 
@@ -57,6 +57,6 @@ const sobre_backend *sobre_backend_entry(const sobre_host *host)
     card.name = CARD_BACKEND;
     card.device_info = card_info;
     card.device_open = card_open;
-    if (strcmp(does, "slow") == 0) card.run = card_run_slowly;
+    if (strncmp(does, "slow:", 5) == 0) card.run = card_run_slowly;
     return &card;
 }

@@ -1046,17 +1046,19 @@ class SlowCard(Terminal, CardProgram):
                      ["logits", model, "-p", "x", "-o", out],
                      ["bench", model, "-p", n, "-n", 0, "-r", 1]]:
             args += ["--device", "opencl", "--plugins", CARD]
-            self.start(*args, SOBRE_TEST_CARD="slow")
+            self.start(*args, SOBRE_TEST_CARD="slow:2")
             self.until(notice + "\r +\r")
             self.assertEqual(self.end(), 0)
-        self.start(*args, "--quiet", SOBRE_TEST_CARD="slow")
+        self.start(*args, "--quiet", SOBRE_TEST_CARD="slow:2")
         self.assertEqual(self.end(), 0)
         self.assertNotIn("waiting", self.seen)
-        self.assertNotIn("waiting", self.card(*args[:-2], does="slow")[1])
+        for seconds in [2, 7]:  # without a terminal, once
+            err = self.card(*args[:-2], does=f"slow:{seconds}")[1]
+            self.assertEqual(err.count("driver compiles kernels"), seconds == 7)
 
     def test_what_waits_for_a_slow_device_can_be_interrupted(self):
         self.start("run", self.models["whole"], "-p", "x", "--device", "opencl", "--plugins", CARD,
-                   SOBRE_TEST_CARD="slow")
+                   SOBRE_TEST_CARD="slow:2")
         self.until("waiting for the device")
         os.write(self.terminal, b"\x03")
         self.assertEqual(self.end(), 130)
