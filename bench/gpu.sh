@@ -3,11 +3,13 @@
 # gpu.sh COMMAND [OPTION...]: builds, checks and measures on a machine with an NVIDIA GPU. The
 # machine needs the CUDA toolkit, a C compiler, ninja and Python 3, and no network.
 #
-#   carry DIR   on a Debian machine with a network: collects Meson and the libraries in DIR
+#   carry DIR   on a Debian machine with a network: collects Meson and the libraries in DIR, and
+#               with --tree what the peer needs of llama.cpp
 #   build       builds everything with what this machine has, or else what --parts has
-#   check       operations against their definition on each device; golden texts with --model
+#   check       on each device: operations against their definition, a model against the CPU;
+#               golden texts with --model
 #   bench       speed of the shapes in bench_shape.c
-#   peer        the same models in llama.cpp, from --tree (needs CMake) or --bin
+#   peer        the same models in llama.cpp: carried, from --tree (both need CMake), or --bin
 #
 #   --parts DIR       what `carry` has collected
 #   --build DIR       build folder; build-gpu if not given
@@ -20,6 +22,7 @@
 #   --cpu             the peer without a GPU, to try this script
 #
 # Each command but `carry` ends after 8 minutes at most; `build` and `peer` go on where they stopped.
+# `bench` and `peer` leave out models for which no time is left.
 set -eu
 
 case ${1:-} in
@@ -31,6 +34,8 @@ if [ "$1" != carry ] && [ -z "${GPU_SH_TIMED:-}" ]; then
 fi
 
 here=$(cd "$(dirname "$0")/.." && pwd)
+PATH=$PATH:/usr/local/cuda/bin
+deadline=$(($(date +%s) + 450))
 command=$1
 shift
 parts='' build=$here/build-gpu results=$here/bench/results devices='' archs='' model='' golden=''
@@ -51,7 +56,7 @@ while [ $# -gt 0 ]; do
 done
 absolute() { case $1 in /* | '') echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
 parts=$(absolute "$parts") build=$(absolute "$build") results=$(absolute "$results")
-tree=$(absolute "$tree") bin=$(absolute "$bin") golden=$(absolute "$golden") model=$(absolute "$model")
+folder=$(absolute "$folder") tree=$(absolute "$tree") bin=$(absolute "$bin") golden=$(absolute "$golden") model=$(absolute "$model")
 
 # --- What a bare machine lacks
 
@@ -66,7 +71,26 @@ carry() {
     # apt's own user may not write here: then it says so, and goes on as this one.
     apt-get -q download $packages
     python3 -m pip -q download --no-deps --only-binary :all: meson
+    [ -z "$tree" ] || trim_peer
     du -sh .
+}
+
+# The sources of llama-bench and llama-batched-bench, for CUDA and the CPU.
+trim_peer() {
+    rm -rf peer
+    mkdir -p peer/ggml/src peer/tools
+    (cd "$tree" && cp -r CMakeLists.txt LICENSE cmake common include src vendor "$folder/peer" &&
+        cd ggml && cp -r CMakeLists.txt cmake include "$folder/peer/ggml" &&
+        cd src && cp -r ./*.* ggml-cpu ggml-cuda "$folder/peer/ggml/src" &&
+        cd ../../tools && cp -r llama-bench batched-bench "$folder/peer/tools")
+    cat >peer/tools/CMakeLists.txt <<'END'
+find_package(Threads REQUIRED)
+llama_add_compile_flags()
+add_subdirectory(llama-bench)
+add_subdirectory(batched-bench)
+END
+    tar -czf peer.tar.gz peer
+    rm -r peer
 }
 
 # Unpacks the parts and makes them known; later commands only make them known.
@@ -78,6 +102,7 @@ use_parts() {
         mkdir -p "$root/meson"
         for package in "$parts"/*.deb; do dpkg -x "$package" "$root"; done
         for wheel in "$parts"/meson-*.whl; do python3 -m zipfile -e "$wheel" "$root/meson"; done
+        [ ! -f "$parts/peer.tar.gz" ] || tar -xzf "$parts/peer.tar.gz" -C "$root"
         # Their places are those below this folder.
         find "$root" -name '*.pc' -exec sed -i "s|=/usr|=$root/usr|" {} +
         touch "$root/done"
@@ -106,7 +131,6 @@ card_archs() {
 build() {
     mkdir -p "$build"
     use_parts
-    PATH=$PATH:/usr/local/cuda/bin
     : "${archs:=$(card_archs)}"
     if [ ! -f "$build/build.ninja" ]; then
         run_meson setup "$build" "$here" -Dcuda=enabled -Dtests=enabled \
@@ -154,42 +178,76 @@ choose_devices() {
 
 # --- Commands
 
+# The model's logits in f32 are the CPU's.
+whole_model() {
+    file=$build/models/smollm2-135m-Q4_0.gguf
+    set -- "$build/sobre" logits "$file" --exact --chunk 16 --plugins "$build" \
+        --ids "$(seq -s, 1 1231 49000)"
+    make_model smollm2-135m Q4_0 && "$@" --device cpu -o "$build/cpu.npy" &&
+        "$@" --device "$device" -o "$build/device.npy" &&
+        python3 "$here/bench/gpu_table.py" compare "$build/cpu.npy" "$build/device.npy"
+}
+
 check() {
     choose_devices
     log=$results/check.txt failed=0
     { date -u +%F && "$build/sobre" devices --plugins "$build"; } >"$log" 2>&1 || true
     for device in $devices; do
-        tests='rows products attention'
+        tests='rows products attention model'
         [ -z "$model" ] || tests="$tests golden"
         for name in $tests; do
-            case $name in golden) set -- test_smollm2 ;; *) set -- test_ops "$name" ;; esac
-            program=$build/tests/$1
-            shift
-            if SOBRE_TEST_DEVICES=$device SOBRE_TEST_PLUGINS=$build SOBRE_TEST_MODEL=$model \
-                SOBRE_TEST_GOLDEN=$golden "$program" "$@" >"$build/check.log" 2>&1; then
-                verdict=ok
-            else
-                verdict=FAILED failed=1
-            fi
-            echo "$device $name: $verdict, $(grep -c '\[       OK' "$build/check.log" || true) tests" |
-                tee -a "$log"
+            case $name in
+            golden) set -- "$build/tests/test_smollm2" ;;
+            model) set -- whole_model ;;
+            *) set -- "$build/tests/test_ops" "$name" ;;
+            esac
+            verdict=ok
+            (
+                export SOBRE_TEST_DEVICES="$device" SOBRE_TEST_PLUGINS="$build"
+                export SOBRE_TEST_MODEL="$model" SOBRE_TEST_GOLDEN="$golden"
+                "$@"
+            ) >"$build/check.log" 2>&1 || verdict=FAILED failed=1
+            case $name in
+            model) what=$(tail -n 1 "$build/check.log") ;;
+            *) what="$(grep -c '\[       OK' "$build/check.log" || true) tests" ;;
+            esac
+            echo "$device $name: $verdict, $what" | tee -a "$log"
             [ $verdict = ok ] || { cat "$build/check.log" >>"$log" && tail -n 30 "$build/check.log"; }
         done
     done
     return $failed
 }
 
-# Runs PROGRAM... for each model; its output is a row.
+# Seconds left, 100 at most.
+left() {
+    seconds=$((deadline - $(date +%s)))
+    echo $((seconds < 100 ? seconds : 100))
+}
+
+# Runs a command for each model that there is time for; it adds rows.
 each_model() {
     for shape in $shapes; do
-        for quant in $quants; do "$@" || echo "$shape $quant: failed" >&2; done
+        for quant in $quants; do
+            if [ "$(left)" -lt 20 ]; then
+                echo "$shape $quant: no time is left; ask for it by --shapes and --quants" >&2
+            else
+                "$@" || echo "$shape $quant: failed" >&2
+            fi
+        done
     done
+}
+
+make_model() {
+    mkdir -p "$build/models"
+    [ -f "$build/models/$1-$2.gguf" ] ||
+        { "$build/bench-gpu" --write "$1" "$2" "$build/models/new" &&
+            mv "$build/models/new" "$build/models/$1-$2.gguf"; }
 }
 
 one_bench() {
     for device in $devices; do
         echo "$device $shape $quant" >&2
-        timeout 100 "$build/bench-gpu" "$device" "$shape" "$quant" --plugins "$build" -r "$repeats" \
+        timeout "$(left)" "$build/bench-gpu" "$device" "$shape" "$quant" --plugins "$build" -r "$repeats" \
             -p "$prompt" -n "$gen" -b "$batches" >>"$build/bench.rows" ||
             echo "$device $shape $quant: failed" >&2
     done
@@ -204,15 +262,15 @@ bench() {
 
 one_peer() {
     file=$build/models/$shape-$quant.gguf
-    [ -f "$file" ] || "$build/bench-gpu" --write "$shape" "$quant" "$file"
+    make_model "$shape" "$quant"
     echo "llama.cpp $shape $quant" >&2
     layers=99
     [ -z "$cpu" ] || layers=0
-    timeout 100 "$bin/llama-bench" -m "$file" -p "$prompt" -n "$gen" -r "$repeats" -ngl "$layers" \
+    timeout "$(left)" "$bin/llama-bench" -m "$file" -p "$prompt" -n "$gen" -r "$repeats" -ngl "$layers" \
         -fa 1 -o json >"$build/peer.json" 2>"$build/peer.log" || { tail -n 5 "$build/peer.log" && return 1; }
     : >"$build/peer-batch.txt"
     if [ -x "$bin/llama-batched-bench" ]; then
-        timeout 100 "$bin/llama-batched-bench" -m "$file" -c 8192 -npp 8 -ntg "$gen" \
+        timeout "$(left)" "$bin/llama-batched-bench" -m "$file" -c 8192 -npp 8 -ntg "$gen" \
             -npl "$batches" -ngl "$layers" -fa 1 >"$build/peer-batch.txt" 2>"$build/peer.log" ||
             tail -n 5 "$build/peer.log"
     fi
@@ -222,12 +280,15 @@ one_peer() {
 
 peer() {
     use_parts
-    mkdir -p "$build/models" "$results"
+    mkdir -p "$results"
     if [ -z "$bin" ]; then
+        [ -n "$tree" ] || [ ! -d "$build/parts/peer" ] || tree=$build/parts/peer
         [ -n "$tree" ] || { echo "gpu.sh: peer wants --tree or --bin" >&2 && exit 2; }
         : "${archs:=$(card_archs)}"
         cmake -S "$tree" -B "$build/peer" -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
             -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_UI=OFF \
+            -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF \
+            -DLLAMA_BUILD_IS_DEV=OFF -DLLAMA_BUILD_COMMIT=carried -DLLAMA_BUILD_NUMBER=0 \
             -DGGML_CUDA="$([ -n "$cpu" ] && echo OFF || echo ON)" ${archs:+"-DCMAKE_CUDA_ARCHITECTURES=$(echo "$archs" | tr , ';')"}
         cmake --build "$build/peer" --target llama-bench llama-batched-bench
         bin=$build/peer/bin

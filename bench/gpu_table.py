@@ -2,18 +2,39 @@
 # SPDX-License-Identifier: MIT
 """Figures of bench/gpu.sh as JSON and as a table.
 
+  gpu_table.py compare A.npy B.npy                       how far logits are from each other
   gpu_table.py row SHAPE QUANT BENCH.json BATCHED.txt    llama.cpp's figures of a model, on a line
   gpu_table.py sobre|peer ROWS RESULTS                   adds rows, one JSON object a line, to what
                                                          RESULTS has of the same device
 
 RESULTS gets gpu-DEVICE.json, a list of rows, and gpu-DEVICE.md. Rows of the same program, backend
 and model are replaced."""
+import array
 import json
 import os
 import re
 import sys
 
 BATCHES = ["1", "8", "32"]
+MOST_ERROR = 1e-8  # of logits that are computed in another order
+
+
+def read_npy(path):
+    """The values of a file that `sobre logits` wrote."""
+    with open(path, "rb") as f:
+        data = f.read()
+    values = array.array("f")
+    values.frombytes(data[10 + int.from_bytes(data[8:10], "little"):])
+    return values
+
+
+def compare(a, b):
+    """Fails if the squared error is too large a share."""
+    a, b = read_npy(a), read_npy(b)
+    error = sum((x - y) ** 2 for x, y in zip(a, b)) / sum(x * x for x in a)
+    print(f"{len(a)} logits, squared error {error:.2g} of their squares")
+    if len(a) != len(b) or not error < MOST_ERROR:
+        sys.exit(f"more than {MOST_ERROR}")
 
 
 def peer_row(shape, quant, bench, batched):
@@ -88,7 +109,9 @@ def merge(program, path, results):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "row":
+    if sys.argv[1] == "compare":
+        compare(*sys.argv[2:])
+    elif sys.argv[1] == "row":
         print(json.dumps(peer_row(*sys.argv[2:])))
     else:
         merge(*sys.argv[1:])
