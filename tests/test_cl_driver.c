@@ -75,6 +75,23 @@ static void test_order(void **state)
     cl_rig_close(&rig);
 }
 
+/* A device in the host's memory has no more of it than is free there. */
+static void test_free_memory(void **state)
+{
+    cl_rig rig;
+    uint64_t total = 0, left = 0, host_total, host_left;
+    cl_rig_open(&rig);
+    cl_rig_device(&rig);
+    cl_memory_info(rig.device, &total, &left);
+    os_memory_info(&host_total, &host_left);
+    assert_true(total > 0 && left <= total);
+    if (cl_dev_of(rig.device)->unified && host_left > 0) assert_true(left > 0);
+    cl_dev_of(rig.device)->unified = cl_dev_of(rig.device)->tells_free = false;
+    cl_memory_info(rig.device, &total, &left);
+    assert_int_equal(left, 0);
+    cl_rig_close(&rig);
+}
+
 static void test_large_copies(void **state)
 {
     enum { SIZE = 100003, AT = 256 };
@@ -350,6 +367,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order),
+        cmocka_unit_test(test_free_memory),
         cmocka_unit_test(test_large_copies),
         cmocka_unit_test(test_fences),
         cmocka_unit_test(test_threads),

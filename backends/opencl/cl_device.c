@@ -442,10 +442,13 @@ void cl_memory_info(sobre_device *device, uint64_t *ret_total, uint64_t *ret_fre
 {
     cl_dev *dev = cl_dev_of(device);
     size_t free_kib[2] = {0, 0}; /* in all, in the largest piece */
+    uint64_t host_total = 0, left = 0;
 
-    *ret_total = dev->memory;
-    *ret_free = 0;
     if (dev->tells_free && clGetDeviceInfo(dev->id, CL_DEVICE_GLOBAL_FREE_MEMORY_AMD,
                                            sizeof free_kib, free_kib, NULL) == CL_SUCCESS)
-        *ret_free = (uint64_t)free_kib[0] << 10;
+        left = (uint64_t)free_kib[0] << 10;
+    else if (dev->unified) /* then it is the host's */
+        os_memory_info(&host_total, &left);
+    *ret_total = dev->memory;
+    *ret_free = left < dev->memory ? left : dev->memory;
 }
