@@ -53,7 +53,7 @@ typedef struct gpu_caps {
     uint32_t local_size; /* bytes of local memory a group may have; at least 32 KiB */
     uint32_t max_group;  /* work-items a group may have; at least 256 */
     uint32_t n_units;    /* compute units */
-    bool flat_memory;    /* local memory is a piece of the rest, and no faster */
+    bool flat_memory;    /* a processor, whose local memory is no faster than the rest */
 } gpu_caps;
 
 /* C[m, n] = A[m, k] * B[n, k]^T, all row-major f32; offsets and leading dims in elements. */

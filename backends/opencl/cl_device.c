@@ -348,7 +348,8 @@ static gpu_caps caps_of(const cl_props *props)
         .local_size = (uint32_t)(props->local_size < UINT32_MAX ? props->local_size : UINT32_MAX),
         .max_group = (uint32_t)props->max_group,
         .n_units = props->n_units > 0 ? props->n_units : 1,
-        .flat_memory = props->local_type == CL_GLOBAL,
+        /* Some small GPUs say so too, but want neighbours to read what lies side by side. */
+        .flat_memory = props->local_type == CL_GLOBAL && (props->type & CL_DEVICE_TYPE_CPU),
     };
 
     while (caps.alignment < props->alignment / 8) caps.alignment *= 2;
