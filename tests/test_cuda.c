@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The CUDA backend without a GPU: test_cuda [absent|nvcc]
+ * The CUDA backend without a GPU: test_cuda [absent|nvcc ARCHS]
  *
  * The plugin finds the libcuda.so.1 of tests/cuda/, which computes nothing but checks every
  * argument: what the host does is tested here, what kernels compute is not. With `nvcc` the plugin
- * is the one that users get; with `absent` there is no driver at all.
+ * is the one that users get, built for ARCHS (75,86); with `absent` there is no driver at all.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +26,16 @@ static cu_api driver; /* the fake one, for what a host program does with it itse
 static void *model_bytes;
 static size_t model_size;
 
+static const char *archs = "86"; /* that the kernels are built for; cards are of the first */
+static int card;                 /* 86: what the driver plays next */
+
+static void play(void)
+{
+    fake = new_fake();
+    fake->major = card / 10;
+    fake->minor = card % 10;
+}
+
 static int setup(void **state)
 {
     void *library = os_library_open("libcuda.so.1");
@@ -35,6 +45,7 @@ static int setup(void **state)
     } control = {.symbol = library ? os_library_symbol(library, "fake_cuda_control") : NULL};
     char reason[256];
 
+    card = atoi(archs);
     plugins = getenv("SOBRE_TEST_PLUGINS");
     assert_non_null(plugins);
     new_fake = control.get;
@@ -167,10 +178,10 @@ static void no_driver_is_no_harm(void **state)
 
 static void drivers_that_do_not_serve(void **state)
 {
-    fake = new_fake();
+    play();
     fake->driver_version = 11080;
     assert_none("NVIDIA's driver is one for CUDA 11.8, and this plugin was built for CUDA 1");
-    fake = new_fake();
+    play();
     fake->n_devices = 0;
     assert_none("finds no card");
     fake->init_error = CUDA_ERROR_NO_DEVICE;
@@ -185,7 +196,7 @@ static void devices_are_described(void **state)
     host h;
     int32_t n = 0, device;
 
-    fake = new_fake();
+    play();
     host_open(&h);
     assert_ok(h.ctx, sobre_device_count(h.ctx, "cuda", &n));
     assert_int_equal(n, 2);
@@ -218,14 +229,14 @@ static void assert_unusable(const char *reason)
 
 static void devices_that_do_not_serve(void **state)
 {
-    fake = new_fake();
+    play();
     fake->major = 6;
     fake->minor = 1;
     assert_unusable("it is of compute capability 6.1, and the kernels are built for ");
-    fake = new_fake();
+    play();
     fake->compute_mode = CU_COMPUTEMODE_PROHIBITED;
     assert_unusable("its compute mode forbids all use");
-    fake = new_fake();
+    play();
     atomic_store(&fake->fail_at, 7); /* the first query after twice opening the driver */
     assert_unusable("failed: CUDA_ERROR_LAUNCH_FAILED (719)");
 }
@@ -250,7 +261,7 @@ static void data_arrive(void **state)
     sobre_buffer *a, *b;
     host h;
 
-    fake = new_fake();
+    play();
     host_open(&h);
     const device_entry *e = use_device(&h);
     assert_ok(h.ctx, e->backend->buffer_alloc(e->device, AT + SIZE, SOBRE_BUFFER_WEIGHTS, &a));
@@ -284,7 +295,7 @@ static void tickets_come_in_order(void **state)
     sobre_status status;
     host h;
 
-    fake = new_fake();
+    play();
     host_open(&h);
     const device_entry *e = use_device(&h);
     assert_ok(h.ctx, e->backend->buffer_alloc(e->device, 64, SOBRE_BUFFER_ARENA, &a));
@@ -324,7 +335,7 @@ static void a_model_runs(void **state)
     host h;
     int32_t n = 0;
 
-    fake = new_fake();
+    play();
     host_open(&h);
     info = sobre_model_info_get(h.model);
     assert_ok(h.ctx, load(&h, "cuda"));
@@ -346,6 +357,18 @@ static void a_model_runs(void **state)
     host_close(&h);
 }
 
+/* Cards of each architecture, and those that only PTX is for. */
+static void all_cards_find_their_code(void **state)
+{
+    const int oldest = atoi(archs);
+
+    for (const char *at = archs; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        for (card = atoi(at); card <= atoi(at) + 10; card += 10) a_model_runs(state);
+    }
+    card = oldest;
+}
+
 /* Unloaded and loaded again, here and on the CPU, a session goes on; two live side by side. */
 static void sessions_move(void **state)
 {
@@ -353,7 +376,7 @@ static void sessions_move(void **state)
     host h;
     int32_t n_a = 0, n_b = 0;
 
-    fake = new_fake();
+    play();
     host_open(&h);
     assert_ok(h.ctx, load(&h, "cuda"));
     assert_ok(h.ctx, start(&h, &a));
@@ -383,7 +406,7 @@ static void the_host_keeps_its_context(void **state)
     host h;
     int32_t n = 0;
 
-    fake = new_fake();
+    play();
     assert_int_equal(driver.cuDevicePrimaryCtxRetain(&own, 1), CUDA_SUCCESS);
     assert_int_equal(driver.cuCtxPushCurrent(own), CUDA_SUCCESS);
     host_open(&h);
@@ -423,7 +446,7 @@ static void threads_share_a_device(void **state)
     os_thread *threads[N_THREADS];
     host h;
 
-    fake = new_fake();
+    play();
     host_open(&h);
     assert_ok(h.ctx, load(&h, "cuda"));
     for (int i = 0; i < N_THREADS; i++) {
@@ -440,13 +463,13 @@ static void memory_runs_out(void **state)
 {
     host h;
 
-    fake = new_fake();
+    play();
     fake->memory = 4096;
     host_open(&h);
     assert_int_equal(load(&h, "cuda"), SOBRE_DEVICE_OUT_OF_MEMORY);
     assert_ok(h.ctx, load(&h, "cpu"));
     host_close(&h);
-    fake = new_fake();
+    play();
     host_open(&h);
     int32_t n;
     assert_ok(h.ctx, sobre_device_count(h.ctx, "cuda", &n));
@@ -508,7 +531,7 @@ static bool one_life(fault f)
     int32_t n_tokens = 0;
     host h;
 
-    fake = new_fake();
+    play();
     arm(f);
     host_open(&h);
     sobre_status status = load(&h, "cuda");
@@ -567,7 +590,7 @@ static void other_sessions_live_on(void **state)
         int32_t n_a = 0, n_b = N_TOKENS - 1, n_c = N_TOKENS - 1;
         host h, cpu;
 
-        fake = new_fake();
+        play();
         host_open(&h);
         host_open(&cpu);
         assert_ok(h.ctx, load(&h, "cuda"));
@@ -618,11 +641,12 @@ int main(int argc, char **argv)
         cmocka_unit_test(other_sessions_live_on),
     };
     const struct CMUnitTest as_built[] = {
-        cmocka_unit_test(devices_are_described),
         cmocka_unit_test(a_model_runs),
         cmocka_unit_test(sessions_move),
+        cmocka_unit_test(all_cards_find_their_code),
     };
 
+    if (argc > 2) archs = argv[2];
     if (argc > 1 && !strcmp(argv[1], "absent"))
         return cmocka_run_group_tests(without, setup, teardown);
     if (argc > 1 && !strcmp(argv[1], "nvcc"))

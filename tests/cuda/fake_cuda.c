@@ -549,8 +549,34 @@ CUresult fake_cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t size, C
     return leave(add_copy(OP_COPY, to, from, size, stream));
 }
 
+/* Is there something in a fatbin for this card: machine code of the same major and no newer minor
+ * capability, or PTX that is not newer? A head of 16 bytes, then the parts, each with a head. */
+static bool is_for_card(const char *image)
+{
+    enum { PTX = 1, ELF = 2 };
+    const unsigned card = (unsigned)(control.major * 10 + control.minor);
+    uint16_t head;
+    uint64_t size;
+
+    memcpy(&head, image + 6, sizeof head);
+    memcpy(&size, image + 8, sizeof size);
+    for (const char *part = image + head, *end = part + size; part < end;) {
+        uint16_t kind;
+        uint32_t part_head, arch;
+        uint64_t part_size;
+
+        memcpy(&kind, part, sizeof kind);
+        memcpy(&part_head, part + 4, sizeof part_head);
+        memcpy(&part_size, part + 8, sizeof part_size);
+        memcpy(&arch, part + 28, sizeof arch);
+        if (arch <= card && (kind == PTX || (kind == ELF && arch / 10 == card / 10))) return true;
+        part += part_head + part_size;
+    }
+    return false;
+}
+
 /* An image is what scripts/build-cuda-kernels.py makes: a stub that says what would be in it, or a
- * fatbin of nvcc, of which only the first bytes are looked at. */
+ * fatbin of nvcc. */
 CUresult fake_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned n_options,
                                  int *options, void **values)
 {
@@ -560,8 +586,10 @@ CUresult fake_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned n
     int used_up;
 
     BEGIN_IN_CONTEXT("cuModuleLoadDataEx");
+    const bool stub = memcmp(image, &fatbin, sizeof fatbin) != 0;
+    if (!stub && !is_for_card(image)) return leave(CUDA_ERROR_NO_BINARY_FOR_GPU);
     m = calloc(1, sizeof *m);
-    if (memcmp(image, &fatbin, sizeof fatbin) != 0) {
+    if (stub) {
         if (memcmp(text, "stub", 4) != 0) {
             free(m);
             return leave(misuse("an image that is none"));
