@@ -47,8 +47,9 @@ static const probe_advice advices[] = {
      .broken = "update or remove the broken one, whose file is in /etc/OpenCL/vendors, or name "
                "another folder in OCL_ICD_VENDORS",
      .absent = "For a GPU install its vendor's OpenCL driver; pocl-opencl-icd is one for the CPU.",
-     .useless = "The libraries that the files in /etc/OpenCL/vendors, or OCL_ICD_VENDORS, name may "
-                "be missing: install the driver anew.",
+     .useless = "Is the user in the groups render and video, and RUSTICL_ENABLE set for Mesa's "
+                "rusticl? The libraries that the files in /etc/OpenCL/vendors, or "
+                "OCL_ICD_VENDORS, name may be missing: install the driver anew.",
      .unbuilt = "Build it: meson finds OpenCL's headers and CLBlast, then `ninja` makes it."},
     {"cuda", .broken = "install NVIDIA's driver anew; `nvidia-smi` shows if it works at all",
      .absent = "For an NVIDIA card install NVIDIA's driver, which brings libcuda; no more of CUDA "
@@ -362,8 +363,9 @@ static void add_stamp(json_t *files, const char *path)
 static json_t *key_of(const app *a, const char *backend)
 {
     static const char *const variables[] = {
-        "OCL_ICD_VENDORS",   "OCL_ICD_FILENAMES", "OPENCL_LAYERS", "CUDA_VISIBLE_DEVICES",
-        "CUDA_DEVICE_ORDER", "LD_LIBRARY_PATH",   "LD_PRELOAD"};
+        "OCL_ICD_VENDORS",   "OCL_ICD_FILENAMES",    "OPENCL_LAYERS",      "RUSTICL_ENABLE",
+        "POCL_DEVICES",      "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER", "LD_LIBRARY_PATH",      "LD_PRELOAD"};
     path_list drivers = {0};
     json_t *plugin = json_array(), *files = json_array(), *environment = json_object(), *key;
     char path[PATH_SIZE], release[128];

@@ -158,7 +158,8 @@ class Card(CardProgram):
             self.answer()
             self.answer("--device", "opencl")
         # Another driver, plugin folder or environment is another question.
-        for change in [{"LD_LIBRARY_PATH": "/nowhere"}, {"OPENCL_LAYERS": "/nowhere"}]:
+        for change in [{"LD_LIBRARY_PATH": "/nowhere"}, {"OPENCL_LAYERS": "/nowhere"},
+                       {"RUSTICL_ENABLE": "radeonsi"}]:
             self.devices(does="crash")
             self.environment |= change
             self.assertEqual(self.answer("--device", "opencl")[0]["backend"], "opencl")
