@@ -26,6 +26,7 @@ static int print_help(void)
            "\nenvironment:\n"
            "  XDG_CACHE_HOME  the cache is sobre/ in this folder\n"
            "  OCL_ICD_VENDORS, OCL_ICD_FILENAMES  OpenCL's drivers, as its loader reads them\n"
+           "  CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER  NVIDIA's cards, as its driver reads them\n"
            "  NO_COLOR, TERM  no colours if the one is set or the other is \"dumb\"\n"
            "  COLUMNS         the width of --help\n"
            "\nexit codes:\n");
