@@ -43,6 +43,7 @@ static json_t *backend_json(const char *backend, const char *reason)
 }
 
 static const probe_advice advices[] = {
+    {"cpu", .broken = "build Sobre for this processor"},
     {"opencl",
      .broken = "update or remove the broken one, whose file is in /etc/OpenCL/vendors, or name "
                "another folder in OCL_ICD_VENDORS",
