@@ -6,6 +6,8 @@
   index TOOLKIT ARCHS OUT.c VARIANTS.tsv           the table of the rows of variants.tsv
   stubs OUT.c VARIANTS.tsv                         the table with images that only say what would
                                                    be in them, for tests without nvcc
+  texts OUTDIR VARIANTS.tsv                        a C file for each image of `stubs`, with what is
+                                                   in it, for a processor (tests/cuda/cuda_c.h)
 
 Rows are left out that only devices with flat memory or a library for dense products ask for.
 ARCHS is a list such as 75,90: machine code for each, and PTX for the first. TOOLKIT is nvcc's
@@ -96,17 +98,53 @@ def index(toolkit, archs, out, variants):
 
 
 def stubs(out, variants):
-    """An image is a text: "stub", then for each entry its name, group and parameters."""
+    """An image is a text: "stub", its name, then for each entry its name, group and parameters."""
     texts = {}
     for file, entry, group, defines in read_variants(variants):
         params = parameters(os.path.dirname(variants), file, entry)
         name = name_of(file, group, defines)
-        texts[name] = texts.get(name, "stub") + f" {entry} {group} {params}"
+        texts[name] = texts.get(name, f"stub {name}") + f" {entry} {group} {params}"
     images = "".join(f'static const char {name}[] = "{text}";\n' for name, text in texts.items())
     rows = table(variants, 12000, 75,
                  lambda file, entry, group, defines, params: name_of(file, group, defines))
     write(out, f'#include "cu_kernels.h"\n\n{images}{rows}')
 
 
+def flatten(folder, file, seen):
+    """A kernel's text with our headers in it, each once."""
+    with open(os.path.join(folder, file), encoding="utf-8") as f:
+        text = f.read()
+
+    def include(match):
+        if match[1] in seen:
+            return ""
+        seen.add(match[1])
+        return flatten(folder, match[1], seen)
+
+    return re.sub(r'^#include "(\w+\.h)"$', include, text, flags=re.MULTILINE)
+
+
+def texts(out, variants):
+    """As nvcc sees them, but for what is C++ or assembly; IMAGE__ENTRY() unpacks the arguments."""
+    folder, entries = os.path.dirname(variants), {}
+    for file, entry, group, defines in read_variants(variants):
+        entries.setdefault((file, group, defines), []).append(entry)
+    for (file, group, defines), names in entries.items():
+        text = flatten(folder, file, set()).replace('extern "C" ', "")
+        text = re.sub(r'asm\("([\w.]+) %0, %1;" : "=\w"\((.*)\) : "\w"\((.*)\)\);',
+                      lambda m: f"{m[2]} = {m[1].replace('.', '_')}({m[3]});", text)
+        macros = "".join(f"#define {d.replace('=', ' ')}\n" for d in [f"WG={group}", *defines.split()])
+        calls = ""
+        for name in names:
+            types = {"p": "void *", "i": "int", "f": "float"}
+            values = [f"*({types[letter]} *)p[{i}]"
+                      for i, letter in enumerate(parameters(folder, file, name))]
+            symbol = f"{name_of(file, group, defines)}__{name}"
+            calls += (f'\n__attribute__((visibility("default"))) void {symbol}(void **p);\n'
+                      f"void {symbol}(void **p)\n{{\n    {name}({', '.join(values)});\n}}\n")
+        write(os.path.join(out, name_of(file, group, defines) + ".c"),
+              f'#include "cuda_c.h"\n{macros}{text}{calls}')
+
+
 if __name__ == "__main__":
-    {"image": image, "index": index, "stubs": stubs}[sys.argv[1]](*sys.argv[2:])
+    {"image": image, "index": index, "stubs": stubs, "texts": texts}[sys.argv[1]](*sys.argv[2:])

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fake_cuda.h"
 
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 
 #include "cu_api.h"
 #include "os.h"
+#include "run_kernel.h"
 
 /* The results that the backend does not tell apart. */
 enum {
@@ -41,6 +43,7 @@ struct CUevent_st {
 typedef struct CUfunc_st {
     char name[24], params[MAX_PARAMS]; /* params "?": not known, an image of nvcc */
     unsigned group;
+    run_entry entry; /* NULL: it computes nothing */
 } function;
 struct CUmod_st {
     CUmodule next; /* of all that are loaded */
@@ -53,8 +56,11 @@ typedef struct op {
     enum { OP_COPY_IN, OP_COPY_OUT, OP_COPY, OP_LAUNCH, OP_MARK } kind;
     uint64_t to, from;
     size_t size;
-    CUdeviceptr pointers[MAX_PARAMS];
-    int n_pointers;
+    /* A launch */
+    CUfunction function;
+    unsigned grid_x, grid_y;
+    uint64_t values[MAX_PARAMS]; /* of the arguments, whatever their types */
+    int n_values;
 } op;
 
 static struct CUctx_st contexts[MAX_DEVICES];
@@ -66,6 +72,7 @@ static op ops[MAX_OPS]; /* one queue for all: nothing here runs at once */
 static uint64_t n_begun, n_done;
 static _Thread_local CUcontext stack[MAX_STACK];
 static _Thread_local int depth;
+static run_kernel_fn run_kernel; /* NULL: kernels compute nothing */
 static atomic_flag locked = ATOMIC_FLAG_INIT;
 
 static void lock(void)
@@ -163,6 +170,26 @@ static void copy(char *to, const char *from, size_t size, const char *what)
 
 /* --- The stream. The lock is held. */
 
+static void launch(const op *o)
+{
+    const function *f = o->function;
+    char *pointers[MAX_PARAMS];
+    void *parameters[MAX_PARAMS];
+
+    for (int i = 0; i < o->n_values; i++) {
+        parameters[i] = (void *)(uintptr_t)&o->values[i];
+        if (f->params[i] != 'p') continue;
+        pointers[i] = data_at(memory, o->values[i], 0);
+        parameters[i] = &pointers[i];
+        if (!pointers[i]) {
+            misuse("%s runs on freed memory", f->name);
+            return;
+        }
+    }
+    if (f->entry && !run_kernel(f->entry, parameters, o->grid_x, o->grid_y, f->group))
+        misuse("%s: threads that pass by a barrier", f->name);
+}
+
 static void do_next(void)
 {
     const op *o = &ops[n_done++ % MAX_OPS];
@@ -179,10 +206,7 @@ static void do_next(void)
     case OP_COPY:
         copy(data_at(memory, o->to, o->size), data_at(memory, o->from, o->size), o->size, "a copy");
         break;
-    case OP_LAUNCH:
-        for (int i = 0; i < o->n_pointers; i++)
-            if (!block_of(memory, o->pointers[i], 0)) misuse("a kernel runs on freed memory");
-        break;
+    case OP_LAUNCH: launch(o); break;
     case OP_MARK: break;
     }
 }
@@ -232,9 +256,9 @@ static op *add(int kind)
 {
     if (n_begun - n_done == MAX_OPS) do_next();
     op *o = &ops[n_begun++ % MAX_OPS];
-    memset(o, 0, offsetof(op, pointers));
+    memset(o, 0, offsetof(op, values));
     o->kind = kind;
-    o->n_pointers = 0;
+    o->n_values = 0;
     return o;
 }
 
@@ -549,6 +573,25 @@ CUresult fake_cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t size, C
     return leave(add_copy(OP_COPY, to, from, size, stream));
 }
 
+/* What an entry of an image computes, if the test has a library with that (run_kernel.h). */
+static run_entry find_entry(const char *image, const char *entry)
+{
+    const char *path = getenv("SOBRE_TEST_KERNELS");
+    void *library = path ? dlopen(path, RTLD_NOW) : NULL;
+    union {
+        void *symbol;
+        run_entry entry;
+        run_kernel_fn run;
+    } found = {.symbol = library ? dlsym(library, "run_kernel") : NULL};
+    char name[200];
+
+    if (!library) return NULL;
+    run_kernel = found.run;
+    snprintf(name, sizeof name, "%s__%s", image, entry);
+    found.symbol = dlsym(library, name);
+    return found.entry;
+}
+
 /* Is there something in a fatbin for this card: machine code of the same major and no newer minor
  * capability, or PTX that is not newer? A head of 16 bytes, then the parts, each with a head. */
 static bool is_for_card(const char *image)
@@ -594,9 +637,12 @@ CUresult fake_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned n
             free(m);
             return leave(misuse("an image that is none"));
         }
-        text += 4;
+        char name[128] = "";
+        sscanf(text, "stub %127s%n", name, &used_up);
+        text += used_up;
         for (function *f = m->functions;
              sscanf(text, " %23s %u %63s%n", f->name, &f->group, f->params, &used_up) == 3; f++) {
+            f->entry = find_entry(name, f->name);
             m->n_functions++;
             text += used_up;
         }
@@ -615,6 +661,12 @@ CUresult fake_cuModuleUnload(CUmodule module)
     lock();
     while (*link && *link != module) link = &(*link)->next;
     if (!*link) return leave(misuse("a module is unloaded that is not there"));
+    for (uint64_t i = n_done; i < n_begun; i++) {
+        const op *o = &ops[i % MAX_OPS];
+        if (o->kind == OP_LAUNCH && o->function >= module->functions &&
+            o->function < module->functions + module->n_functions)
+            return leave(misuse("a module is unloaded before %s has run", o->function->name));
+    }
     *link = module->next;
     free(module);
     died(FAKE_MODULE);
@@ -638,16 +690,15 @@ CUresult fake_cuModuleGetFunction(CUfunction *ret_function, CUmodule module, con
     return leave(CUDA_SUCCESS);
 }
 
-static CUresult check_pointers(const function *f, void **parameters, op *o)
+static CUresult take_arguments(const function *f, void **parameters, op *o)
 {
     for (int i = 0; f->params[i] && f->params[0] != '?'; i++) {
-        CUdeviceptr pointer;
+        const bool is_pointer = f->params[i] == 'p';
         if (!parameters[i]) return misuse("%s: argument %d is missing", f->name, i);
-        if (f->params[i] != 'p') continue;
-        memcpy(&pointer, parameters[i], sizeof pointer);
-        if (!block_of(memory, pointer, 0))
+        memcpy(&o->values[i], parameters[i], is_pointer ? sizeof(CUdeviceptr) : sizeof(int));
+        if (is_pointer && !block_of(memory, o->values[i], 0))
             return misuse("%s: argument %d points to no memory", f->name, i);
-        o->pointers[o->n_pointers++] = pointer;
+        o->n_values = i + 1;
     }
     return CUDA_SUCCESS;
 }
@@ -656,7 +707,7 @@ CUresult fake_cuLaunchKernel(CUfunction f, unsigned grid_x, unsigned grid_y, uns
                              unsigned block_x, unsigned block_y, unsigned block_z,
                              unsigned shared_size, CUstream stream, void **parameters, void **extra)
 {
-    op checked = {.n_pointers = 0};
+    op checked = {.function = f, .grid_x = grid_x, .grid_y = grid_y};
 
     BEGIN_IN_CONTEXT("cuLaunchKernel");
     if (!f || !stream || !parameters || extra) return leave(misuse("a launch without a part"));
@@ -665,11 +716,10 @@ CUresult fake_cuLaunchKernel(CUfunction f, unsigned grid_x, unsigned grid_y, uns
     if ((f->group && block_x != f->group) || block_x > 1024 || block_y != 1 || block_z != 1)
         return leave(misuse("%s: blocks of %u x %u x %u", f->name, block_x, block_y, block_z));
     if (shared_size) return leave(misuse("%s: shared memory that it does not use", f->name));
-    CUresult result = check_pointers(f, parameters, &checked);
+    CUresult result = take_arguments(f, parameters, &checked);
     if (result != CUDA_SUCCESS) return leave(result);
-    op *o = add(OP_LAUNCH);
-    o->n_pointers = checked.n_pointers;
-    memcpy(o->pointers, checked.pointers, sizeof o->pointers);
+    checked.kind = OP_LAUNCH;
+    *add(OP_LAUNCH) = checked;
     const long long n = atomic_fetch_add(&control.n_launches, 1);
     if (n < (long long)(sizeof control.launched / sizeof *control.launched))
         snprintf(control.launched[n], sizeof *control.launched, "%s", f->name);

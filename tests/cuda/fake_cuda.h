@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A libcuda.so.1 of the tests' own: devices whose memory is the host's and whose kernels compute
- * nothing. It checks every argument, works off its streams as late as the real one may, counts
- * objects that are alive, and fails the call that it is told to.
+ * nothing, unless SOBRE_TEST_KERNELS names a library that does it for stubs. It checks every
+ * argument, works off its streams as late as the real one may, counts objects that are alive, and
+ * fails the call that it is told to.
  */
 #ifndef FAKE_CUDA_H
 #define FAKE_CUDA_H
