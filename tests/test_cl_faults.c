@@ -9,9 +9,9 @@
 
 #include <CL/cl.h>
 
+#include "device_host.h"
 #include "icd/fault_layer.h"
 #include "os.h"
-#include "support.h"
 
 enum { N_TOKENS = 2 };
 
@@ -22,7 +22,6 @@ typedef struct fault {
     int error;
 } fault;
 
-static const int32_t prompt[] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3};
 static fault_control *faults;
 static const char *plugins;
 static const char *cache_dir;
@@ -119,27 +118,12 @@ static void assert_nothing_lives(const test_memory *memory, long long n)
                   (long long)atomic_load(&memory->n_live));
 }
 
-/* A context with a model; the device is asked for only by use_device(). */
-typedef struct host {
-    test_memory memory;
-    sobre_context *ctx;
-    sobre_model *model;
-} host;
-
 static void host_open(host *h)
 {
-    sobre_allocator allocator;
-
-    *h = (host){.memory = {0}};
-    allocator = test_allocator(&h->memory);
-    assert_int_equal(
-        sobre_context_open(SOBRE(context_options, .allocator = &allocator, .plugin_dir = plugins,
-                                 .cache_dir = cache_dir, .n_threads = 2, .blas = SOBRE_BLAS_NEVER),
-                           &h->ctx),
-        SOBRE_OK);
-    assert_ok(h->ctx,
-              sobre_model_open(h->ctx, SOBRE(source, .data = model_bytes, .data_size = model_size),
-                               &h->model));
+    host_open_with(h,
+                   SOBRE(context_options, .plugin_dir = plugins, .cache_dir = cache_dir,
+                         .n_threads = 2, .blas = SOBRE_BLAS_NEVER),
+                   model_bytes, model_size);
 }
 
 static void host_close(host *h, long long n)
@@ -149,34 +133,14 @@ static void host_close(host *h, long long n)
     assert_nothing_lives(&h->memory, n);
 }
 
-static sobre_status load(host *h, const char *backend)
-{
-    int32_t device = 0;
-
-    sobre_status status = sobre_device_get(h->ctx, backend, 0, &device, NULL);
-    if (status < 0) return status;
-    return sobre_model_load(
-        h->model, SOBRE(fit_options, .device = device, .n_ctx = 128, .n_seq = 2, .n_chunk = 32),
-        NULL);
-}
-
 static sobre_status start(host *h, sobre_session **session)
 {
-    sobre_status status = sobre_session_open(h->model, SOBRE(session_options, .exact = 1), session);
-    return status < 0 ? status : sobre_session_prompt_ids(*session, 0, prompt, 10);
+    return host_start(h, SOBRE(session_options, .exact = 1), session);
 }
 
-/* Tokens up to N_TOKENS; *n_tokens says how many there are already. */
 static sobre_status go_on(sobre_session *session, int32_t *tokens, int32_t *n_tokens)
 {
-    while (*n_tokens < N_TOKENS) {
-        const sobre_event *event;
-        sobre_status status = sobre_session_next(session, -1, &event);
-
-        if (status != SOBRE_OK) return status;
-        tokens[(*n_tokens)++] = event->token;
-    }
-    return SOBRE_OK;
+    return host_go_on(session, N_TOKENS, tokens, n_tokens);
 }
 
 static void reference(int32_t tokens[N_TOKENS])
@@ -186,7 +150,7 @@ static void reference(int32_t tokens[N_TOKENS])
     int32_t n = 0;
 
     host_open(&h);
-    assert_ok(h.ctx, load(&h, "cpu"));
+    assert_ok(h.ctx, host_load(&h, "cpu"));
     assert_ok(h.ctx, start(&h, &session));
     assert_int_equal(go_on(session, tokens, &n), SOBRE_OK);
     sobre_session_close(session);
@@ -214,7 +178,7 @@ static bool one_life(fault f, const int32_t expected[N_TOKENS])
 
     host_open(&h);
     arm(f);
-    sobre_status status = load(&h, "opencl");
+    sobre_status status = host_load(&h, "opencl");
     const bool loaded = status >= 0;
     if (status >= 0) status = start(&h, &session);
     if (status >= 0) status = go_on(session, tokens, &n_tokens);
@@ -222,7 +186,7 @@ static bool one_life(fault f, const int32_t expected[N_TOKENS])
     if (failed) {
         check_status(&h, status, f.n);
         if (loaded) assert_ok(h.ctx, sobre_model_unload(h.model));
-        assert_ok(h.ctx, load(&h, "cpu"));
+        assert_ok(h.ctx, host_load(&h, "cpu"));
         if (!session) assert_ok(h.ctx, start(&h, &session));
         assert_ok(h.ctx, go_on(session, tokens, &n_tokens));
     }
@@ -335,8 +299,8 @@ static void other_sessions_live_on(void **state)
         disarm();
         host_open(&h);
         host_open(&cpu);
-        assert_ok(h.ctx, load(&h, "opencl"));
-        assert_ok(cpu.ctx, load(&cpu, "cpu"));
+        assert_ok(h.ctx, host_load(&h, "opencl"));
+        assert_ok(cpu.ctx, host_load(&cpu, "cpu"));
         assert_ok(h.ctx, start(&h, &a));
         assert_ok(h.ctx, start(&h, &b));
         assert_ok(cpu.ctx, start(&cpu, &c));

@@ -12,13 +12,12 @@
 
 #include "cu_api.h"
 #include "cuda/fake_cuda.h"
+#include "device_host.h"
 #include "os.h"
 #include "registry.h"
-#include "support.h"
 
-enum { N_TOKENS = 4, N_PROMPT = 10 };
+enum { N_TOKENS = 4 };
 
-static const int32_t prompt[N_PROMPT] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3};
 static const char *plugins;
 static fake_control *fake;
 static fake_cuda_control_fn new_fake;
@@ -65,25 +64,10 @@ static int teardown(void **state)
 
 /* --- A program that uses the library */
 
-typedef struct host {
-    test_memory memory;
-    sobre_context *ctx;
-    sobre_model *model;
-} host;
-
 static void host_open(host *h)
 {
-    sobre_allocator allocator;
-
-    *h = (host){.memory = {0}};
-    allocator = test_allocator(&h->memory);
-    assert_int_equal(sobre_context_open(SOBRE(context_options, .allocator = &allocator,
-                                              .plugin_dir = plugins, .n_threads = 2),
-                                        &h->ctx),
-                     SOBRE_OK);
-    assert_ok(h->ctx,
-              sobre_model_open(h->ctx, SOBRE(source, .data = model_bytes, .data_size = model_size),
-                               &h->model));
+    host_open_with(h, SOBRE(context_options, .plugin_dir = plugins, .n_threads = 2), model_bytes,
+                   model_size);
 }
 
 /* The first call that was made to fail, or the one of them that `text` names; "": there is none. */
@@ -113,34 +97,14 @@ static void host_close(host *h)
                       (long long)atomic_load(&fake->n_live[i]), names[i]);
 }
 
-static sobre_status load(host *h, const char *backend)
-{
-    int32_t device = 0;
-
-    sobre_status status = sobre_device_get(h->ctx, backend, 0, &device, NULL);
-    if (status < 0) return status;
-    return sobre_model_load(
-        h->model, SOBRE(fit_options, .device = device, .n_ctx = 128, .n_seq = 2, .n_chunk = 32),
-        NULL);
-}
-
 static sobre_status start(host *h, sobre_session **session)
 {
-    sobre_status status = sobre_session_open(h->model, NULL, session);
-    return status < 0 ? status : sobre_session_prompt_ids(*session, 0, prompt, N_PROMPT);
+    return host_start(h, NULL, session);
 }
 
-/* Tokens up to N_TOKENS; *n_tokens says how many there are already. */
 static sobre_status go_on(sobre_session *session, int32_t *n_tokens)
 {
-    while (*n_tokens < N_TOKENS) {
-        const sobre_event *event;
-        sobre_status status = sobre_session_next(session, -1, &event);
-
-        if (status != SOBRE_OK) return status;
-        ++*n_tokens;
-    }
-    return SOBRE_OK;
+    return host_go_on(session, N_TOKENS, NULL, n_tokens);
 }
 
 static void assert_says(const host *h, const char *part)
@@ -222,7 +186,7 @@ static void assert_unusable(const char *reason)
     assert_ok(h.ctx, sobre_device_get(h.ctx, "cuda", 0, &device, &info));
     assert_non_null(info->reason);
     if (!strstr(info->reason, reason)) test_fail("\"%s\" is not in: %s", reason, info->reason);
-    assert_int_equal(load(&h, "cuda"), SOBRE_UNAVAILABLE);
+    assert_int_equal(host_load(&h, "cuda"), SOBRE_UNAVAILABLE);
     assert_says(&h, reason);
     host_close(&h);
 }
@@ -338,7 +302,7 @@ static void a_model_runs(void **state)
     play();
     host_open(&h);
     info = sobre_model_info_get(h.model);
-    assert_ok(h.ctx, load(&h, "cuda"));
+    assert_ok(h.ctx, host_load(&h, "cuda"));
     assert_true(atomic_load(&fake->n_copies_in) > 0);
     assert_int_equal(atomic_load(&fake->n_launches), 0);
     assert_ok(h.ctx, start(&h, &session));
@@ -378,18 +342,18 @@ static void sessions_move(void **state)
 
     play();
     host_open(&h);
-    assert_ok(h.ctx, load(&h, "cuda"));
+    assert_ok(h.ctx, host_load(&h, "cuda"));
     assert_ok(h.ctx, start(&h, &a));
     assert_ok(h.ctx, start(&h, &b));
     n_a = n_b = N_TOKENS - 1;
     assert_ok(h.ctx, go_on(a, &n_a));
     assert_ok(h.ctx, sobre_model_unload(h.model));
-    assert_ok(h.ctx, load(&h, "cuda"));
+    assert_ok(h.ctx, host_load(&h, "cuda"));
     assert_ok(h.ctx, go_on(b, &n_b));
     n_a = N_TOKENS - 2;
     assert_ok(h.ctx, go_on(a, &n_a));
     assert_ok(h.ctx, sobre_model_unload(h.model));
-    assert_ok(h.ctx, load(&h, "cpu"));
+    assert_ok(h.ctx, host_load(&h, "cpu"));
     n_a = n_b = 0;
     assert_ok(h.ctx, go_on(a, &n_a));
     assert_ok(h.ctx, go_on(b, &n_b));
@@ -410,7 +374,7 @@ static void the_host_keeps_its_context(void **state)
     assert_int_equal(driver.cuDevicePrimaryCtxRetain(&own, 1), CUDA_SUCCESS);
     assert_int_equal(driver.cuCtxPushCurrent(own), CUDA_SUCCESS);
     host_open(&h);
-    assert_ok(h.ctx, load(&h, "cuda"));
+    assert_ok(h.ctx, host_load(&h, "cuda"));
     assert_int_equal(fake->depth(), 1);
     assert_ok(h.ctx, start(&h, &session));
     assert_ok(h.ctx, go_on(session, &n));
@@ -448,7 +412,7 @@ static void threads_share_a_device(void **state)
 
     play();
     host_open(&h);
-    assert_ok(h.ctx, load(&h, "cuda"));
+    assert_ok(h.ctx, host_load(&h, "cuda"));
     for (int i = 0; i < N_THREADS; i++) {
         speakers[i] = (speaker){&h, SOBRE_OK};
         threads[i] = os_thread_start(speak, &speakers[i]);
@@ -466,8 +430,8 @@ static void memory_runs_out(void **state)
     play();
     fake->memory = 4096;
     host_open(&h);
-    assert_int_equal(load(&h, "cuda"), SOBRE_DEVICE_OUT_OF_MEMORY);
-    assert_ok(h.ctx, load(&h, "cpu"));
+    assert_int_equal(host_load(&h, "cuda"), SOBRE_DEVICE_OUT_OF_MEMORY);
+    assert_ok(h.ctx, host_load(&h, "cpu"));
     host_close(&h);
     play();
     host_open(&h);
@@ -476,7 +440,7 @@ static void memory_runs_out(void **state)
     atomic_store(&fake->error, CUDA_ERROR_OUT_OF_MEMORY);
     atomic_store(&fake->fail_at, atomic_load(&fake->n_calls) + 20);
     atomic_store(&fake->for_good, 1);
-    assert_int_equal(load(&h, "cuda"), SOBRE_DEVICE_OUT_OF_MEMORY);
+    assert_int_equal(host_load(&h, "cuda"), SOBRE_DEVICE_OUT_OF_MEMORY);
     assert_says(&h, "CUDA_ERROR_OUT_OF_MEMORY (2)");
     host_close(&h);
 }
@@ -534,7 +498,7 @@ static bool one_life(fault f)
     play();
     arm(f);
     host_open(&h);
-    sobre_status status = load(&h, "cuda");
+    sobre_status status = host_load(&h, "cuda");
     const bool loaded = status >= 0;
     if (status >= 0) status = start(&h, &session);
     if (status >= 0) status = go_on(session, &n_tokens);
@@ -542,7 +506,7 @@ static bool one_life(fault f)
     if (failed) {
         check_status(&h, status, &f);
         if (loaded) assert_ok(h.ctx, sobre_model_unload(h.model));
-        assert_ok(h.ctx, load(&h, "cpu"));
+        assert_ok(h.ctx, host_load(&h, "cpu"));
         if (!session) assert_ok(h.ctx, start(&h, &session));
         assert_ok(h.ctx, go_on(session, &n_tokens));
     }
@@ -593,8 +557,8 @@ static void other_sessions_live_on(void **state)
         play();
         host_open(&h);
         host_open(&cpu);
-        assert_ok(h.ctx, load(&h, "cuda"));
-        assert_ok(cpu.ctx, load(&cpu, "cpu"));
+        assert_ok(h.ctx, host_load(&h, "cuda"));
+        assert_ok(cpu.ctx, host_load(&cpu, "cpu"));
         assert_ok(h.ctx, start(&h, &a));
         assert_ok(h.ctx, start(&h, &b));
         assert_ok(cpu.ctx, start(&cpu, &c));
