@@ -497,10 +497,13 @@ typedef struct getter {
     bool measured_cpu, told;
 } getter;
 
+static const char notice[] = "looking for devices, once";
+
+/* Once, where somebody looks on. */
 static void tell(getter *g)
 {
-    if (!g->told && !g->app->args->quiet && sys_is_terminal(stderr))
-        fprintf(stderr, "looking for devices, once");
+    if (g->told || g->app->args->quiet || !sys_is_terminal(stderr)) return;
+    fprintf(stderr, "%s", notice);
     g->told = true;
 }
 
@@ -568,8 +571,7 @@ int probe_get(app *a, const char *only, bool keeps, json_t **ret_devices)
     for (int32_t i = 0; code < 0 && (backend = sobre_backend_name(i)); i++)
         if (strcmp(backend, "cpu") != 0 && is_meant(only, backend)) code = get_one(&g, backend);
     if (code < 0 && keeps && g.changed) write_kept(g.root);
-    if (g.told && !a->args->quiet && sys_is_terminal(stderr))
-        fprintf(stderr, "\r%*s\r", (int)sizeof "looking for devices, once", "");
+    if (g.told) fprintf(stderr, "\r%*s\r", (int)sizeof notice, "");
     if (code < 0) *ret_devices = json_incref(g.devices);
     json_decref(g.devices);
     json_decref(g.root);
