@@ -316,7 +316,7 @@ sobre_status options_copy(sobre_context *ctx, const char *name, const void *opti
 static bool options_valid(const sobre_context_options *o)
 {
     return o->n_threads >= 0 && o->n_threads <= MAX_THREADS && o->cpu_isa >= SOBRE_CPU_BEST &&
-           o->cpu_isa <= SOBRE_CPU_AVX512 && o->blas >= SOBRE_BLAS_AUTO &&
+           o->cpu_isa <= SOBRE_CPU_I8MM && o->blas >= SOBRE_BLAS_AUTO &&
            o->blas <= SOBRE_BLAS_ALWAYS &&
            (!o->allocator || (o->allocator->alloc && o->allocator->free));
 }

@@ -33,19 +33,23 @@ static unsigned saved_state(void)
     return low;
 }
 
-static sobre_cpu_isa best_isa(void)
+static bool processor_has(sobre_cpu_isa isa)
 {
     enum { STATE_AVX = 0x06, STATE_AVX512 = 0xe6, OSXSAVE = 1 << 27 };
     const unsigned fma_f16c_avx = 1u << 12 | 1u << 29 | 1u << 28, avx2 = 1u << 5;
     const unsigned avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31,
-                   avx512_vnni = 1u << 11;
+                   avx512_vnni = 1u << 11, avx_vnni = 1u << 4;
     cpuid_regs one = cpuid(1, 0), seven = cpuid(7, 0);
-    if (!has_all(one.c, OSXSAVE) || !has_all(saved_state(), STATE_AVX)) return SOBRE_CPU_SCALAR;
-    if (!has_all(one.c, fma_f16c_avx) || !has_all(seven.b, avx2)) return SOBRE_CPU_SCALAR;
-    if (!has_all(saved_state(), STATE_AVX512) || !has_all(seven.b, avx512_f_dq_bw_vl) ||
-        !has_all(seven.c, avx512_vnni))
-        return SOBRE_CPU_AVX2;
-    return SOBRE_CPU_AVX512;
+    if (!has_all(one.c, OSXSAVE) || !has_all(saved_state(), STATE_AVX)) return false;
+    if (!has_all(one.c, fma_f16c_avx) || !has_all(seven.b, avx2)) return false;
+    switch (isa) {
+    case SOBRE_CPU_AVX2: return true;
+    case SOBRE_CPU_AVXVNNI: return has_all(cpuid(7, 1).a, avx_vnni);
+    case SOBRE_CPU_AVX512:
+        return has_all(saved_state(), STATE_AVX512) && has_all(seven.b, avx512_f_dq_bw_vl) &&
+               has_all(seven.c, avx512_vnni);
+    default: return false;
+    }
 }
 
 /* The brand string: 48 bytes in three leaves. */
@@ -66,9 +70,9 @@ static void brand(char *name, size_t size)
 
 #define UNNAMED "x86-64 processor"
 #else
-static sobre_cpu_isa best_isa(void)
+static bool processor_has(sobre_cpu_isa isa)
 {
-    return SOBRE_CPU_SCALAR;
+    return false;
 }
 
 static void brand(char *name, size_t size)
@@ -83,23 +87,33 @@ static void brand(char *name, size_t size)
 #endif
 #endif
 
+/* Best first. */
+static const struct {
+    sobre_cpu_isa isa;
+    const char *name;
+} isas[] = {
+    {SOBRE_CPU_AVX512, "AVX-512"}, {SOBRE_CPU_AVXVNNI, "AVX-VNNI"}, {SOBRE_CPU_AVX2, "AVX2"},
+    {SOBRE_CPU_I8MM, "I8MM"},      {SOBRE_CPU_DOTPROD, "DOTPROD"},  {SOBRE_CPU_SCALAR, "scalar"},
+};
+enum { N_ISAS = sizeof isas / sizeof *isas };
+
 bool cpu_isa_resolve(sobre_cpu_isa asked, sobre_cpu_isa *ret_isa)
 {
-    sobre_cpu_isa best = best_isa(); /* the enum is in ascending order */
-    if (asked > best) return false;
-    *ret_isa = asked == SOBRE_CPU_BEST ? best : asked;
-    return true;
+    for (int i = 0; i < N_ISAS; i++) {
+        if (asked != SOBRE_CPU_BEST && asked != isas[i].isa) continue;
+        if (isas[i].isa != SOBRE_CPU_SCALAR && !processor_has(isas[i].isa)) continue;
+        *ret_isa = isas[i].isa;
+        return true;
+    }
+    return false;
 }
 
 const char *cpu_isa_name(sobre_cpu_isa isa)
 {
-    switch (isa) {
-    case SOBRE_CPU_BEST: return "best";
-    case SOBRE_CPU_SCALAR: return "scalar";
-    case SOBRE_CPU_AVX2: return "AVX2";
-    case SOBRE_CPU_AVX512: return "AVX-512";
+    for (int i = 0; i < N_ISAS; i++) {
+        if (isas[i].isa == isa) return isas[i].name;
     }
-    return "?";
+    return isa == SOBRE_CPU_BEST ? "best" : "?";
 }
 
 void cpu_model_name(char *name, size_t size)

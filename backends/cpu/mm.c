@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Matrix products: kinds of weights, and how a job is cut into tiles and shared by threads. */
+/* Matrix products: kinds of weights, prepared activations, and a range of panels times a range of
+ * tokens, tile by tile. How threads share a job is in mm_team.c. */
 #include "mm_kernels.h"
 
 #include <string.h>
@@ -8,12 +9,8 @@
 #include "cpu.h"
 
 enum {
-    GROUP = MM_STREAM_PANELS,   /* panels that a task goes through together */
-    FEW_TOKENS = 8,             /* up to here weights are streamed once, in static shares */
-    MAX_TOKEN_BLOCK = 128,      /* tokens in a task */
-    MIN_TOKEN_BLOCK = 32,       /* a multiple of every tile */
-    ACT_CACHE_SIZE = 384 << 10, /* prepared bytes of a token block: stay in L2 */
-    F32_STEP = 64               /* tokens that a decoded unit is used for */
+    GROUP = MM_STREAM_PANELS, /* panels that are gone through together */
+    F32_STEP = 64             /* tokens that a decoded unit is used for */
 };
 
 mm_kind mm_kind_of(const mm_weight *w)
@@ -41,7 +38,7 @@ mm_act mm_act_for(const mm_weight *w, bool exact)
     return exact || w->group == 0 ? MM_ACT_F32 : MM_ACT_Q8;
 }
 
-static uint64_t act_stride(mm_act act, int64_t k) /* bytes */
+uint64_t mm_act_stride(mm_act act, int64_t k)
 {
     return act == MM_ACT_Q8 ? (uint64_t)mm_act_blocks(k) * sizeof(mm_act_block)
                             : (uint64_t)mm_act_floats(k) * sizeof(float);
@@ -50,7 +47,7 @@ static uint64_t act_stride(mm_act act, int64_t k) /* bytes */
 uint64_t mm_act_size(mm_act act, int64_t n_cols_in, int32_t n_tokens)
 {
     /* int8: twice, for what refined blocks leave over. */
-    return act_stride(act, n_cols_in) * (uint64_t)n_tokens * (act == MM_ACT_Q8 ? 2 : 1);
+    return mm_act_stride(act, n_cols_in) * (uint64_t)n_tokens * (act == MM_ACT_Q8 ? 2 : 1);
 }
 
 void mm_act_choose(const mm_act_block *row, int64_t n_blocks, mm_act_fine *ret)
@@ -69,7 +66,7 @@ void mm_act_prepare(const mm_kernels *kernels, mm_act act, const mm_prologue *pr
                     void *ret_act)
 {
     for (int32_t t = begin; t < end; t++) {
-        uint8_t *row = (uint8_t *)ret_act + act_stride(act, k) * (uint64_t)t;
+        uint8_t *row = (uint8_t *)ret_act + mm_act_stride(act, k) * (uint64_t)t;
         if (act == MM_ACT_Q8) {
             mm_act_block *main = (mm_act_block *)row;
             kernels->prepare_q8(prologue, x + t * k, k, main, main + mm_act_blocks(k) * n_tokens);
@@ -167,17 +164,6 @@ static void multiply_f32(const mm_kernels *kernels, const mm_weight *w, const vo
     }
 }
 
-/* Weights that are finished together: one, or the two of a GLU. */
-static int32_t n_entries(const mm_job *job)
-{
-    return job->glu != SOBRE_ACT_NONE ? 1 : job->n_weights;
-}
-
-static int64_t n_panels(const mm_weight *w)
-{
-    return (w->n_rows + MM_PANEL - 1) / MM_PANEL;
-}
-
 /* A block of at most GROUP panels of entry `entry`, finished. */
 static void run_range(const mm_job *job, int32_t entry, const range *whole)
 {
@@ -214,79 +200,11 @@ static void run_range(const mm_job *job, int32_t entry, const range *whole)
     }
 }
 
-static void run_panels(const mm_job *job, int32_t entry, int64_t begin, int64_t end, int32_t token,
-                       int32_t n_tokens)
+void mm_run_panels(const mm_job *job, int32_t entry, int64_t begin, int64_t end, int32_t token,
+                   int32_t n_tokens)
 {
     for (int64_t panel = begin; panel < end; panel += GROUP) {
         int32_t n = end - panel < GROUP ? (int32_t)(end - panel) : GROUP;
         run_range(job, entry, &(range){panel, n, token, n_tokens, job->n_tokens});
-    }
-}
-
-/* Bytes of weights that one panel of an entry reads. */
-static uint64_t entry_panel_size(const mm_job *job, int32_t entry)
-{
-    uint64_t size = job->w[entry].panel_size;
-    return job->glu != SOBRE_ACT_NONE ? size + job->w[1].panel_size : size;
-}
-
-/* Each thread streams one contiguous share of all weights' bytes. */
-static void run_shares(const mm_job *job, int32_t thread, int32_t n_threads)
-{
-    uint64_t total = 0, start = 0;
-    for (int32_t i = 0; i < n_entries(job); i++) {
-        total += entry_panel_size(job, i) * (uint64_t)n_panels(&job->w[i]);
-    }
-    uint64_t part = total / (uint64_t)n_threads;
-    uint64_t share_begin = part * (uint64_t)thread;
-    uint64_t share_end = thread == n_threads - 1 ? total : share_begin + part;
-    for (int32_t i = 0; i < n_entries(job); i++) {
-        /* A panel belongs to the share that its first byte lies in. */
-        uint64_t size = entry_panel_size(job, i), n = (uint64_t)n_panels(&job->w[i]);
-        uint64_t begin = share_begin > start ? (share_begin - start + size - 1) / size : 0;
-        uint64_t end = share_end > start ? (share_end - start + size - 1) / size : 0;
-        run_panels(job, i, (int64_t)(begin < n ? begin : n), (int64_t)(end < n ? end : n), 0,
-                   job->n_tokens);
-        start += size * n;
-    }
-}
-
-/* Threads take tasks, panels times a block of tokens, from the counter. */
-static void run_tasks(mm_job *job, int32_t n_threads)
-{
-    uint64_t stride = act_stride(mm_act_for(&job->w[0], job->exact), job->w[0].n_cols);
-    int64_t block = (int64_t)(ACT_CACHE_SIZE / stride) / MIN_TOKEN_BLOCK * MIN_TOKEN_BLOCK;
-    if (block > MAX_TOKEN_BLOCK) block = MAX_TOKEN_BLOCK;
-    if (block < MIN_TOKEN_BLOCK) block = MIN_TOKEN_BLOCK;
-    int64_t n_blocks = (job->n_tokens + block - 1) / block;
-
-    /* Smaller tasks where there would be too few for all threads. */
-    int64_t n_all = 0, group = GROUP;
-    for (int32_t i = 0; i < n_entries(job); i++) n_all += n_panels(&job->w[i]);
-    while (group > 1 && n_all / group * n_blocks < 4 * n_threads) group /= 2;
-
-    int64_t n_groups[4], n_block_groups = 0;
-    for (int32_t i = 0; i < n_entries(job); i++) {
-        n_groups[i] = (n_panels(&job->w[i]) + group - 1) / group;
-        n_block_groups += n_groups[i];
-    }
-    for (;;) {
-        int64_t task = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
-        if (task >= n_blocks * n_block_groups) return;
-        int32_t token = (int32_t)(task / n_block_groups * block), entry = 0;
-        int64_t at = task % n_block_groups;
-        while (at >= n_groups[entry]) at -= n_groups[entry++];
-        int64_t end = (at + 1) * group, n = n_panels(&job->w[entry]);
-        int64_t n_tokens = job->n_tokens - token < block ? job->n_tokens - token : block;
-        run_panels(job, entry, at * group, end < n ? end : n, token, (int32_t)n_tokens);
-    }
-}
-
-void mm_run(mm_job *job, int32_t thread, int32_t n_threads)
-{
-    if (job->n_tokens <= FEW_TOKENS) {
-        run_shares(job, thread, n_threads);
-    } else {
-        run_tasks(job, n_threads);
     }
 }

@@ -177,6 +177,13 @@ typedef struct mm_finish {
     int32_t n_rows, n_tokens;
 } mm_finish;
 
+uint64_t mm_act_stride(mm_act act, int64_t k); /* bytes from token to token */
+
+/* Panels [begin, end) of entry `entry` (a weight, or the two of a GLU) times tokens [token, token +
+ * n_tokens), finished. */
+void mm_run_panels(const mm_job *job, int32_t entry, int64_t begin, int64_t end, int32_t token,
+                   int32_t n_tokens);
+
 typedef struct mm_kernels {
     sobre_cpu_isa isa;
     int32_t tile; /* tokens that a product takes at most: a power of two */

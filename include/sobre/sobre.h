@@ -110,8 +110,11 @@ typedef enum sobre_log_level {
 typedef enum sobre_cpu_isa {
     SOBRE_CPU_BEST = 0,
     SOBRE_CPU_SCALAR,
-    SOBRE_CPU_AVX2,   /* AVX2 + FMA + F16C */
-    SOBRE_CPU_AVX512, /* AVX-512 F, BW, DQ, VL and VNNI */
+    SOBRE_CPU_AVX2,    /* AVX2 + FMA + F16C */
+    SOBRE_CPU_AVX512,  /* AVX-512 F, BW, DQ, VL and VNNI */
+    SOBRE_CPU_AVXVNNI, /* AVX2 and AVX-VNNI */
+    SOBRE_CPU_DOTPROD, /* Armv8.2 with NEON and its dot products */
+    SOBRE_CPU_I8MM     /* DOTPROD and the int8 matrix products of Armv8.6 */
 } sobre_cpu_isa;
 
 /* Does a GPU backend give dense products to a BLAS library? */

@@ -49,6 +49,13 @@ static inline __m512 simde_shim_cvtph_ps(__m256i a)
     return simde__m512_from_private(r_);
 }
 
+static inline __m256i simde_shim_cvtps_ph(__m512 a, int rounding)
+{
+    simde__m512_private a_ = simde__m512_to_private(a);
+    return _mm256_set_m128i(_mm256_cvtps_ph(a_.m256[1], _MM_FROUND_TO_NEAREST_INT),
+                            _mm256_cvtps_ph(a_.m256[0], _MM_FROUND_TO_NEAREST_INT));
+}
+
 static inline __m512i simde_shim_srai_epi32(__m512i a, int n)
 {
     simde__m512i_private a_ = simde__m512i_to_private(a);
@@ -75,6 +82,7 @@ static inline void simde_shim_mask_storeu_ps(float *to, unsigned mask, __m512 a)
 #undef _mm512_cvtps_epi32
 #undef _mm512_cvtepu16_epi32
 #undef _mm512_cvtph_ps
+#undef _mm512_cvtps_ph
 #undef _mm512_srai_epi32
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
@@ -82,6 +90,7 @@ static inline void simde_shim_mask_storeu_ps(float *to, unsigned mask, __m512 a)
 #define _mm512_cvtps_epi32             simde_shim_cvtps_epi32
 #define _mm512_cvtepu16_epi32          simde_shim_cvtepu16_epi32
 #define _mm512_cvtph_ps                simde_shim_cvtph_ps
+#define _mm512_cvtps_ph                simde_shim_cvtps_ph
 #define _mm512_srai_epi32              simde_shim_srai_epi32
 #define _mm512_maskz_loadu_ps(k, p)    simde_shim_maskz_loadu_ps((unsigned)(k), p)
 #define _mm512_mask_storeu_ps(p, k, a) simde_shim_mask_storeu_ps(p, (unsigned)(k), a)

@@ -92,9 +92,18 @@ static inline int32_t vi_largest(vi a)
     return _mm_cvtsi128_si32(c);
 }
 
-static inline __m256i pack_bytes(const vi *q)
+static inline void store_block(const vi *q, int8_t *to, int32_t *ret_halves)
 {
-    return _mm256_set_m128i(_mm512_cvtsepi32_epi8(q[1]), _mm512_cvtsepi32_epi8(q[0]));
+    const __m256i bytes =
+        _mm256_set_m128i(_mm512_cvtsepi32_epi8(q[1]), _mm512_cvtsepi32_epi8(q[0]));
+    /* Sums of 8 bytes each, made unsigned. */
+    const __m256i flip = _mm256_set1_epi8((char)-128);
+    int64_t sums[4];
+    _mm256_storeu_si256((__m256i *)to, bytes);
+    _mm256_storeu_si256((__m256i *)sums,
+                        _mm256_sad_epu8(_mm256_xor_si256(bytes, flip), _mm256_setzero_si256()));
+    ret_halves[0] = (int32_t)(sums[0] + sums[1]) - 16 * 128;
+    ret_halves[1] = (int32_t)(sums[2] + sums[3]) - 16 * 128;
 }
 
 #include "mm_vf.h"

@@ -154,6 +154,11 @@ static inline vf vf_load_bf16(const uint16_t *from)
     __m128i h = _mm_loadu_si128((const __m128i *)from);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
+/* Rounded to the nearest, ties to even. */
+static inline void vf_store_f16(uint16_t *to, vf a)
+{
+    _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
 
 #include "vmath.h"
 

@@ -144,6 +144,10 @@ static inline vf vf_load_bf16(const uint16_t *from)
     __m256i h = _mm256_loadu_si256((const __m256i *)from);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
+static inline void vf_store_f16(uint16_t *to, vf a)
+{
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
 
 #include "vmath.h"
 

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The parts of products that AVX2 and AVX-512 share, in the vocabulary of vmath_*.h: decoding, the
- * f32 product, preparing activations, finishing tiles, and the table. The including file defines
- *     MM_ISA, MM_ISA_KERNELS    the instruction set and the name of its table
- *     MM_TILE                   tokens in a tile
- *     MM_TILE_SIZES(X)          X(1) ... X(MM_TILE)
- *     group_dots()              a group's part of an int8 product, for one panel and n tokens
- *     vi_largest(vi)            the largest lane
- *     pack_bytes(const vi *)    32 integers within -128 .. 127 as bytes, in order
+ * The parts of products that vector instruction sets share, in the vocabulary of vmath_*.h:
+ * decoding, the f32 product, preparing activations, finishing tiles, and the table. The including
+ * file defines MM_ISA, MM_ISA_KERNELS    the instruction set and the name of its table MM_TILE
+ * tokens in a tile MM_TILE_SIZES(X)          X(1) ... X(MM_TILE) group_dots()              a
+ * group's part of an int8 product, for one panel and n tokens vi_largest(vi)            the largest
+ * lane store_block(q, to, halves)  32 integers within -128 .. 127 as bytes, and the sums of 16 each
  */
 
 enum { ROW_VECTORS = MM_PANEL / VF_N, BLOCK_VECTORS = MM_BLOCK / VF_N };
@@ -365,15 +363,9 @@ static inline void quantise(const vf *y, mm_act_block *ret)
     const vf inverse = vf_set1(127.0f / largest);
     vi q[BLOCK_VECTORS];
     for (int v = 0; v < BLOCK_VECTORS; v++) q[v] = vi_from_vf(vf_mul(y[v], inverse));
-    const __m256i bytes = pack_bytes(q);
-    _mm256_storeu_si256((__m256i *)ret->q, bytes);
-    /* Sums of 8 bytes each, made unsigned. */
-    const __m256i flip = _mm256_set1_epi8((char)-128);
-    int64_t sums[4];
-    _mm256_storeu_si256((__m256i *)sums,
-                        _mm256_sad_epu8(_mm256_xor_si256(bytes, flip), _mm256_setzero_si256()));
-    mm_act_sums(ret, (int32_t)(sums[0] + sums[1]) - 16 * 128,
-                (int32_t)(sums[2] + sums[3]) - 16 * 128);
+    int32_t halves[2];
+    store_block(q, ret->q, halves);
+    mm_act_sums(ret, halves[0], halves[1]);
 }
 
 static void normalised_block(const mm_prologue *prologue, const norm *n, const float *x, int64_t k,

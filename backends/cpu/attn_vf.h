@@ -7,17 +7,11 @@
 
 #include "attn.h"
 
-enum { PAGE = SOBRE_KV_PAGE, HALF = 8, SUM_LANES = 16 };
+enum { PAGE = SOBRE_KV_PAGE, SUM_LANES = 16 };
 
 static inline vf item_load(const void *page, int64_t i, bool f16)
 {
     return f16 ? vf_load_f16((const uint16_t *)page + i) : vf_load((const float *)page + i);
-}
-
-static inline void halves_store(uint16_t *to, const float *from)
-{
-    __m128i h = _mm256_cvtps_ph(_mm256_loadu_ps(from), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128((__m128i *)to, h);
 }
 
 /* --- Appending. */
@@ -25,15 +19,15 @@ static inline void halves_store(uint16_t *to, const float *from)
 static inline void put_k(const float *k, int32_t n, int32_t head_dim, int32_t slot, void *page,
                          bool f16)
 {
-    for (int32_t d = 0; d < head_dim; d += HALF) {
-        int32_t n_dims = head_dim - d < HALF ? head_dim - d : HALF;
+    for (int32_t d = 0; d < head_dim; d += VF_N) {
+        int32_t n_dims = head_dim - d < VF_N ? head_dim - d : VF_N;
         for (int32_t i = 0; i < n; i++) {
             const float *from = k + (int64_t)i * head_dim + d;
             if (f16) {
-                float x[HALF] = {0};
-                uint16_t h[HALF];
+                float x[VF_N] = {0};
+                uint16_t h[VF_N];
                 for (int32_t j = 0; j < n_dims; j++) x[j] = from[j];
-                halves_store(h, x);
+                vf_store_f16(h, vf_load(x));
                 uint16_t *to = (uint16_t *)page + d * PAGE + slot + i;
                 for (int32_t j = 0; j < n_dims; j++) to[j * PAGE] = h[j];
             } else {
@@ -49,13 +43,13 @@ static inline void put_v(const float *v, int64_t stride, int32_t n, int32_t head
 {
     int64_t row = (head_dim_v + ATTN_PAD - 1) / ATTN_PAD * ATTN_PAD;
     for (int32_t i = 0; i < n; i++) {
-        for (int32_t d = 0; d < row; d += HALF) {
-            float x[HALF] = {0};
-            for (int32_t j = 0; j < HALF && d + j < head_dim_v; j++) x[j] = v[i * stride + d + j];
+        for (int32_t d = 0; d < row; d += VF_N) {
+            float x[VF_N] = {0};
+            for (int32_t j = 0; j < VF_N && d + j < head_dim_v; j++) x[j] = v[i * stride + d + j];
             if (f16) {
-                halves_store((uint16_t *)page + (slot + i) * row + d, x);
+                vf_store_f16((uint16_t *)page + (slot + i) * row + d, vf_load(x));
             } else {
-                _mm256_storeu_ps((float *)page + (slot + i) * row + d, _mm256_loadu_ps(x));
+                vf_store((float *)page + (slot + i) * row + d, vf_load(x));
             }
         }
     }
