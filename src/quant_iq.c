@@ -1,17 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Block types whose integers come from code books: IQ4_NL, IQ4_XS, IQ3_S, MXFP4. */
+/* IQ3_S, whose integers come from a code book. */
 #include "quant_iq.h"
-
-#include <math.h>
-
-#include "dtype.h"
-
-/* Levels of IQ4_NL and IQ4_XS, finer near zero where most weights are. */
-static const int8_t levels_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                      1,    13,   25,  38,  53,  69,  89,  113};
-
-/* FP4 E2M1, doubled: OCP Microscaling Formats (MX) Specification 1.0, 2023. */
-static const int8_t levels_fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 /* Magnitudes of IQ3_S: 512 points of a grid in four dimensions. Three bits a dimension, lowest
  * first; b stands for 2 b + 1. */
@@ -60,54 +49,19 @@ static const uint16_t grid_iq3_s[512] = {
 };
 /* clang-format on */
 
-/* 16 bytes: first all low nibbles, then all high ones. */
-static void nibbles(const uint8_t *bytes, const int8_t *levels, int8_t *q)
-{
-    for (int i = 0; i < 16; i++) {
-        q[i] = levels[bytes[i] & 15];
-        q[i + 16] = levels[bytes[i] >> 4];
-    }
-}
-
-/* f16 d; nibbles [16] */
-void unpack_iq4_nl(const uint8_t *block, int8_t *q, float *d, float *m)
-{
-    *d = f16_to_f32(load_u16(block));
-    nibbles(block + 2, levels_iq4, q);
-}
-
-/* f16 d; u16 high two bits of 8 scales; nibbles: their low four bits [4]; nibbles [8][16] */
-void unpack_iq4_xs(const uint8_t *block, int8_t *q, float *d, float *m)
-{
-    float scale = f16_to_f32(load_u16(block));
-    unsigned high = load_u16(block + 2);
-    for (int g = 0; g < 8; g++) {
-        int s = (block[4 + g / 2] >> 4 * (g & 1) & 15) | (high >> 2 * g & 3) << 4;
-        d[g] = scale * (float)(s - 32);
-        nibbles(block + 8 + 16 * g, levels_iq4, q + 32 * g);
-    }
-}
-
 /* f16 d; low 8 bits of 64 grid indices; their ninth bits [8]; signs [32]; nibbles: 8 scales [4] */
-void unpack_iq3_s(const uint8_t *block, int8_t *q, float *d, float *m)
+void split_iq3_s(const uint8_t *block, quant_parts *p)
 {
     const uint8_t *low = block + 2, *ninth = low + 64, *signs = ninth + 8, *scales = signs + 32;
-    float scale = f16_to_f32(load_u16(block));
+    p->d = load_u16(block);
     for (int g = 0; g < 8; g++) {
-        d[g] = scale * (float)(1 + 2 * (scales[g / 2] >> 4 * (g & 1) & 15));
+        p->codes[g] = (int8_t)(1 + 2 * (scales[g / 2] >> 4 * (g & 1) & 15));
         for (int k = 0; k < 8; k++) {
             unsigned point = grid_iq3_s[low[8 * g + k] | (ninth[g] >> k & 1) << 8];
             for (int i = 0; i < 4; i++) {
                 int e = 32 * g + 4 * k + i, magnitude = 2 * (point >> 3 * i & 7) + 1;
-                q[e] = (int8_t)(signs[e / 8] >> e % 8 & 1 ? -magnitude : magnitude);
+                p->u[e] = (uint8_t)(16 + (signs[e / 8] >> e % 8 & 1 ? -magnitude : magnitude));
             }
         }
     }
-}
-
-/* E8M0 exponent; nibbles [16]. The levels are doubled, so d is halved. */
-void unpack_mxfp4(const uint8_t *block, int8_t *q, float *d, float *m)
-{
-    *d = block[0] == 255 ? NAN : ldexpf(1, block[0] - 128);
-    nibbles(block + 1, levels_fp4, q);
 }

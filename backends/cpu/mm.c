@@ -13,13 +13,6 @@ enum {
     F32_STEP = 64             /* tokens that a decoded unit is used for */
 };
 
-mm_kind mm_kind_of(const mm_weight *w)
-{
-    int kind = 0;
-    while (mm_kinds[kind].form != w->form || mm_kinds[kind].group != w->group) kind++;
-    return (mm_kind)kind;
-}
-
 const mm_kernels *mm_kernels_get(sobre_cpu_isa isa)
 {
     if (!cpu_isa_resolve(isa, &isa)) return NULL;
@@ -35,7 +28,7 @@ const mm_kernels *mm_kernels_get(sobre_cpu_isa isa)
 
 mm_act mm_act_for(const mm_weight *w, bool exact)
 {
-    return exact || w->group == 0 ? MM_ACT_F32 : MM_ACT_Q8;
+    return exact || w->kind >= MM_N_QUANT_KINDS ? MM_ACT_F32 : MM_ACT_Q8;
 }
 
 uint64_t mm_act_stride(mm_act act, int64_t k)
@@ -104,8 +97,9 @@ static void gather_fine(const mm_act_block *x, int64_t stride, int32_t n_tokens,
 static void multiply_q8(const mm_kernels *kernels, const mm_weight *w, const void *act,
                         const range *r, float *ret, int64_t sum_stride)
 {
-    mm_kind kind = mm_kind_of(w);
-    int64_t n_units = (w->n_cols + MM_UNIT - 1) / MM_UNIT, stride = mm_act_blocks(w->n_cols);
+    const mm_kind kind = w->kind;
+    const int32_t unit = mm_kinds[kind].unit;
+    int64_t n_units = (w->n_cols + unit - 1) / unit, stride = mm_act_blocks(w->n_cols);
     const mm_act_block *x = (const mm_act_block *)act + r->token * stride;
     mm_fine_tile fine = {.rest = x + r->all_tokens * stride};
     gather_fine(x, stride, r->n_tokens, &fine);
@@ -118,7 +112,8 @@ static void multiply_q8(const mm_kernels *kernels, const mm_weight *w, const voi
         return;
     }
     for (int32_t p = 0; p < r->n_panels; p++) {
-        kernels->q8[kind](panels[p], n_units, x, stride, r->n_tokens, &fine, ret + p * sum_stride);
+        (kernels->q8[kind] ? kernels : &mm_kernels_scalar)
+            ->q8[kind](panels[p], n_units, x, stride, r->n_tokens, &fine, ret + p * sum_stride);
     }
 }
 
@@ -127,7 +122,7 @@ static void multiply_f32(const mm_kernels *kernels, const mm_weight *w, const vo
 {
     float decoded[GROUP][MM_UNIT * MM_PANEL];
     const uint8_t *in[GROUP] = {0};
-    mm_kind kind = mm_kind_of(w);
+    const mm_kind kind = w->kind;
     const int64_t stride = mm_act_floats(w->n_cols);
     const float *x = (const float *)act + r->token * stride;
     for (int32_t p = 0; p < r->n_panels; p++) {
@@ -142,12 +137,13 @@ static void multiply_f32(const mm_kernels *kernels, const mm_weight *w, const vo
         int32_t k = w->n_cols - col < MM_UNIT ? (int32_t)(w->n_cols - col) : MM_UNIT;
         const uint8_t *tile[GROUP];
         for (int32_t p = 0; p < r->n_panels; p++) {
-            tile[p] = in[p];
-            if (kernels->decode[kind]) {
-                kernels->decode[kind](in[p], k, decoded[p]);
-                tile[p] = (const uint8_t *)decoded[p];
+            if (kind == MM_KIND_F32) {
+                tile[p] = in[p] + col * MM_PANEL * (int64_t)sizeof(float);
+                continue;
             }
-            in[p] += mm_kinds[kind].unit_size;
+            (kernels->decode[kind] ? kernels : &mm_kernels_scalar)
+                ->decode[kind](in[p], col, k, decoded[p]);
+            tile[p] = (const uint8_t *)decoded[p];
         }
         for (int32_t t = 0; t < r->n_tokens; t += kernels->tile) {
             int32_t n = r->n_tokens - t < kernels->tile ? r->n_tokens - t : kernels->tile;

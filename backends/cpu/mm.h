@@ -18,24 +18,26 @@
 
 enum { MM_PANEL = 16 };
 
-/* How a file's block type lies in panels. Types that have no form of their own are widened to bytes
- * with f32 scales (exact, see quant.h). The layouts are described in mm_pack.c. */
-typedef enum mm_form {
-    MM_Q4,
-    MM_Q4_MIN,
-    MM_Q8,
-    MM_WIDE,
-    MM_WIDE_MIN,
-    MM_F16,
-    MM_BF16,
-    MM_F32,
-    MM_N_FORMS
-} mm_form;
+/* How a file's type lies in panels (mm_kernels.h): X(kind, name in functions). */
+#define MM_QUANT_KINDS(X)                                                               \
+    X(Q4_0, q4_0)                                                                       \
+    X(Q4_1, q4_1)                                                                       \
+    X(Q5_0, q5_0) X(Q5_1, q5_1) X(Q8_0, q8_0) X(Q2_K, q2_k) X(Q3_K, q3_k) X(Q4_K, q4_k) \
+        X(Q5_K, q5_k) X(Q6_K, q6_k) X(IQ4_NL, iq4_nl) X(IQ4_XS, iq4_xs) X(IQ3_S, iq3_s) \
+            X(MXFP4, mxfp4) X(TQ, tq)
+#define MM_FLOAT_KINDS(X) X(F16, f16) X(BF16, bf16) X(F32, f32)
+
+typedef enum mm_kind {
+#define X(kind, name) MM_KIND_##kind,
+    MM_QUANT_KINDS(X) MM_N_QUANT_KINDS,
+    MM_BEFORE_FLOATS = MM_N_QUANT_KINDS - 1,
+    MM_FLOAT_KINDS(X) MM_N_KINDS
+#undef X
+} mm_kind;
 
 typedef struct mm_weight {
     sobre_dtype dtype;
-    mm_form form;
-    int32_t group; /* columns that share a scale; 0 for float forms */
+    mm_kind kind;
     int64_t n_rows, n_cols;
     uint64_t panel_size; /* bytes of 16 rows */
     const uint8_t *data; /* NULL while only sizes are asked */

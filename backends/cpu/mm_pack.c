@@ -9,22 +9,17 @@
 #include "mm_kernels.h"
 #include "quant.h"
 
-enum { CHUNK = 256 /* columns at a time: a multiple of every block and of MM_UNIT */ };
+enum { CHUNK = 256 /* columns at a time: a multiple of MM_UNIT */ };
 
-static mm_form form_for(sobre_dtype dtype)
-{
-    switch (dtype) {
-    case SOBRE_Q4_0: return MM_Q4;
-    case SOBRE_Q4_1: return MM_Q4_MIN;
-    case SOBRE_Q8_0: return MM_Q8;
-    case SOBRE_F16: return MM_F16;
-    case SOBRE_BF16: return MM_BF16;
-    default: break;
-    }
-    const quant_form *quant = quant_form_get(dtype);
-    if (!quant) return MM_F32;
-    return quant->has_min ? MM_WIDE_MIN : MM_WIDE;
-}
+static const int8_t kind_of_dtype[] = {
+    [SOBRE_F32] = MM_KIND_F32,       [SOBRE_F64] = MM_KIND_F32,     [SOBRE_F16] = MM_KIND_F16,
+    [SOBRE_BF16] = MM_KIND_BF16,     [SOBRE_Q4_0] = MM_KIND_Q4_0,   [SOBRE_Q4_1] = MM_KIND_Q4_1,
+    [SOBRE_Q5_0] = MM_KIND_Q5_0,     [SOBRE_Q5_1] = MM_KIND_Q5_1,   [SOBRE_Q8_0] = MM_KIND_Q8_0,
+    [SOBRE_Q2_K] = MM_KIND_Q2_K,     [SOBRE_Q3_K] = MM_KIND_Q3_K,   [SOBRE_Q4_K] = MM_KIND_Q4_K,
+    [SOBRE_Q5_K] = MM_KIND_Q5_K,     [SOBRE_Q6_K] = MM_KIND_Q6_K,   [SOBRE_IQ4_NL] = MM_KIND_IQ4_NL,
+    [SOBRE_IQ4_XS] = MM_KIND_IQ4_XS, [SOBRE_IQ3_S] = MM_KIND_IQ3_S, [SOBRE_MXFP4] = MM_KIND_MXFP4,
+    [SOBRE_TQ1_0] = MM_KIND_TQ,      [SOBRE_TQ2_0] = MM_KIND_TQ,
+};
 
 sobre_status mm_layout(const sobre_host *host, const sobre_weight *weight, mm_weight *ret_w,
                        uint64_t *ret_size)
@@ -39,22 +34,20 @@ sobre_status mm_layout(const sobre_host *host, const sobre_weight *weight, mm_we
     }
     mm_weight w = {
         .dtype = weight->dtype,
-        .form = form_for(weight->dtype),
-        .group = quant ? quant->group : 0,
+        .kind = (mm_kind)kind_of_dtype[weight->dtype],
         .n_rows = weight->n_rows,
         .n_cols = weight->n_cols,
     };
-    const mm_kind_info *kind = &mm_kinds[mm_kind_of(&w)];
-    assert(!quant ||
-           (quant->q_min + kind->bias >= 0 && quant->q_max + kind->bias <= kind->largest));
+    const mm_kind_info *kind = &mm_kinds[w.kind];
     uint64_t n_cols = (uint64_t)w.n_cols, n_panels, size;
     bool fits =
         w.n_rows > 0 && w.n_cols > 0 && checked_add((uint64_t)w.n_rows, MM_PANEL - 1, &n_panels);
     if (fits && quant) {
-        fits = w.n_cols % info->block == 0 && checked_mul((n_cols + MM_UNIT - 1) / MM_UNIT,
-                                                          (uint64_t)kind->unit_size, &w.panel_size);
+        const uint64_t n_units = n_cols / (uint64_t)kind->unit + (w.n_cols % kind->unit != 0);
+        fits = w.n_cols % info->block == 0 &&
+               checked_mul(n_units, (uint64_t)kind->unit_size, &w.panel_size);
     } else if (fits) {
-        fits = checked_mul(n_cols, (uint64_t)kind->bits / 8 * MM_PANEL, &w.panel_size);
+        fits = checked_mul(n_cols, (uint64_t)kind->low / 8 * MM_PANEL, &w.panel_size);
     }
     if (!fits || !checked_mul(n_panels / MM_PANEL, w.panel_size, &size) || size > INT64_MAX) {
         return host->fail(host->context, SOBRE_BAD_FORMAT,
@@ -86,70 +79,72 @@ static bool all_finite(const float *x, int n)
     return finite;
 }
 
-/* Where lane `lane`'s word i of a quantised block goes. */
-static uint8_t *word_at(const mm_kind_info *kind, uint8_t *unit, int block, int i, int lane)
-{
-    int n_words = kind->bits == 4 ? 4 : 8;
-    return unit + kind->w_at + ((block * n_words + i) * MM_PANEL + lane) * 4;
-}
-
 /* The following put one row into lane `lane` of a panel, and tell whether all of its scales (for
  * float types, values) are finite. */
 
-/* Q4_0, Q4_1, Q8_0: f16 d, maybe f16 m, then words in the panel's own order. */
-static bool pack_blocks(const mm_kind_info *kind, const mm_weight *w, const uint8_t *row, int lane,
-                        uint8_t *panel)
+/* Steps 0 .. 7 of a block's bytes, their bits [at, at + bits), to the words of a plane. */
+static void put_plane(const uint8_t *u, const int at, const int bits, int lane, uint8_t *plane)
 {
-    const int n_words = kind->bits == 4 ? 4 : 8;
-    const uint32_t flip = kind->bits == 8 ? 0x80808080u : 0; /* q + 128 */
-    bool finite = true;
-    for (int64_t b = 0; b < w->n_cols / MM_BLOCK; b++) {
-        uint8_t *unit = panel + b / 2 * kind->unit_size;
-        uint8_t *scales = unit + (b % 2 * MM_PANEL + lane) * 2;
-        finite &= f16_is_finite(load_u16(row));
-        memcpy(scales, row, 2);
-        row += 2;
-        if (kind->has_min) {
-            finite &= f16_is_finite(load_u16(row));
-            memcpy(scales + kind->m_at, row, 2);
-            row += 2;
+    const uint32_t mask = (0xffu >> (8 - bits)) * 0x01010101u;
+    uint32_t steps[MM_STEPS];
+    memcpy(steps, u, sizeof steps);
+    for (int w = 0; w < bits; w++) {
+        uint32_t word = 0;
+        for (int s = w; s < MM_STEPS; s += bits) {
+            word |= (steps[s] >> at & mask) << (s / bits * bits);
         }
-        for (int i = 0; i < n_words; i++, row += 4) {
-            uint32_t word;
-            memcpy(&word, row, 4);
-            word ^= flip;
-            memcpy(word_at(kind, unit, (int)(b % 2), i, lane), &word, 4);
-        }
+        memcpy(plane + (w * MM_PANEL + lane) * 4, &word, sizeof word);
     }
-    return finite;
 }
 
-/* Any other quantised type. */
-static bool pack_wide(const mm_kind_info *kind, const mm_weight *w, const uint8_t *row, int lane,
-                      uint8_t *panel)
+/* A block of 32 columns, whose planes' word 0 is at `low` and `high`. */
+static void put_block(const mm_kind_info *kind, const uint8_t *u, int lane, uint8_t *low,
+                      uint8_t *high)
 {
-    int8_t q[CHUNK];
-    uint8_t stored[CHUNK];
-    float d[CHUNK / 16], m[CHUNK / 16];
+    switch (kind->low) { /* constants make the loops straight lines */
+    case 2: put_plane(u, 0, 2, lane, low); break;
+    case 4: put_plane(u, 0, 4, lane, low); break;
+    default: put_plane(u, 0, 8, lane, low); break;
+    }
+    if (kind->high == 1 && kind->low == 2) put_plane(u, 2, 1, lane, high);
+    if (kind->high == 1 && kind->low == 4) put_plane(u, 4, 1, lane, high);
+    if (kind->high == 2) put_plane(u, 4, 2, lane, high);
+}
+
+/* One block of the file at column `col` of its panel. */
+static bool pack_block(const mm_kind_info *kind, const quant_form *form, const quant_parts *p,
+                       int32_t n_cols, int64_t col, int lane, uint8_t *panel)
+{
+    const int at = (int)(col % kind->unit), first_group = at / kind->group;
+    uint8_t *unit = panel + col / kind->unit * kind->unit_size;
+    uint8_t *d = unit + ((kind->codes ? 0 : first_group) * MM_PANEL + lane) * 2;
+    memcpy(d, &p->d, 2);
+    if (kind->has_min) memcpy(d + kind->m_at, &p->m, 2);
+    for (int g = 0; kind->codes && g < n_cols / kind->group; g++) {
+        uint8_t *code = unit + kind->codes_at + (first_group + g) * MM_PANEL + lane;
+        *code = (uint8_t)p->codes[g];
+        if (kind->codes == MM_CODES_MIN_HALF) *code |= (uint8_t)(p->minima[g] << 4);
+        if (kind->codes == MM_CODES_MIN) code[kind->minima_at - kind->codes_at] = p->minima[g];
+    }
+    for (int i = 0; i < n_cols; i += MM_BLOCK) {
+        const int block = (at + i) / MM_BLOCK;
+        put_block(kind, p->u + i, lane, unit + kind->low_at + block * kind->low * MM_PANEL * 4,
+                  unit + kind->high_at + block * kind->high * MM_PANEL * 4);
+    }
+    if (form->wide_scale) return (p->d & 0x7f80) != 0x7f80;
+    return f16_is_finite(p->d) && (!kind->has_min || f16_is_finite(p->m));
+}
+
+static bool pack_quant(const mm_kind_info *kind, const mm_weight *w, const uint8_t *row, int lane,
+                       uint8_t *panel)
+{
     const dtype_info *info = dtype_get(w->dtype);
+    const quant_form *form = quant_form_get(w->dtype);
+    quant_parts p;
     bool finite = true;
-    for (int64_t col = 0; col < w->n_cols; col += CHUNK) {
-        int n = w->n_cols - col < CHUNK ? (int)(w->n_cols - col) : CHUNK;
-        int n_groups = n / w->group, groups_of_unit = MM_UNIT / w->group;
-        uint8_t *units = panel + col / MM_UNIT * kind->unit_size;
-        quant_unpack(w->dtype, row + col / info->block * info->size, n, q, d, m);
-        finite &= all_finite(d, n_groups) && (!kind->has_min || all_finite(m, n_groups));
-        for (int g = 0; g < n_groups; g++) {
-            uint8_t *scales = units + g / groups_of_unit * kind->unit_size +
-                              (g % groups_of_unit * MM_PANEL + lane) * 4;
-            memcpy(scales, &d[g], 4);
-            if (kind->has_min) memcpy(scales + kind->m_at, &m[g], 4);
-        }
-        for (int i = 0; i < n; i++) stored[i] = (uint8_t)(q[i] + kind->bias);
-        for (int i = 0; i < n; i += 4) {
-            uint8_t *unit = units + i / MM_UNIT * kind->unit_size;
-            memcpy(word_at(kind, unit, i / MM_BLOCK % 2, i % MM_BLOCK / 4, lane), stored + i, 4);
-        }
+    for (int64_t col = 0; col < w->n_cols; col += info->block, row += info->size) {
+        quant_split(w->dtype, row, &p);
+        finite &= pack_block(kind, form, &p, info->block, col, lane, panel);
     }
     return finite;
 }
@@ -158,7 +153,7 @@ static bool pack_wide(const mm_kind_info *kind, const mm_weight *w, const uint8_
 static bool pack_halves(const mm_kind_info *kind, const mm_weight *w, const uint8_t *row, int lane,
                         uint8_t *panel)
 {
-    const uint16_t exponent = kind->form == MM_F16 ? 0x7c00 : 0x7f80;
+    const uint16_t exponent = w->kind == MM_KIND_F16 ? 0x7c00 : 0x7f80;
     bool finite = true;
     for (int64_t col = 0; col < w->n_cols; col++) {
         uint16_t h = load_u16(row + col * 2);
@@ -186,69 +181,69 @@ static bool pack_floats(const mm_kind_info *kind, const mm_weight *w, const uint
 sobre_status mm_pack(const sobre_host *host, const mm_weight *w, const char *name, uint8_t *to,
                      int64_t row, int64_t n_rows, const void *data)
 {
-    static bool (*const pack[MM_N_KINDS])(const mm_kind_info *, const mm_weight *, const uint8_t *,
-                                          int, uint8_t *) = {
-        [MM_KIND_Q4] = pack_blocks,    [MM_KIND_Q4_MIN] = pack_blocks, [MM_KIND_Q8] = pack_blocks,
-        [MM_KIND_W32] = pack_wide,     [MM_KIND_W32_MIN] = pack_wide,  [MM_KIND_W16] = pack_wide,
-        [MM_KIND_W16_MIN] = pack_wide, [MM_KIND_F16] = pack_halves,    [MM_KIND_BF16] = pack_halves,
-        [MM_KIND_F32] = pack_floats,
-    };
-    mm_kind kind = mm_kind_of(w);
+    const bool halves = w->kind == MM_KIND_F16 || w->kind == MM_KIND_BF16;
+    const bool quant = w->kind < MM_N_QUANT_KINDS;
+    const mm_kind_info *kind = &mm_kinds[w->kind];
+    bool (*pack)(const mm_kind_info *, const mm_weight *, const uint8_t *, int, uint8_t *) =
+        quant    ? pack_quant
+        : halves ? pack_halves
+                 : pack_floats;
     uint64_t row_size = 0;
     dtype_row_size(w->dtype, w->n_cols, &row_size); /* mm_layout() saw that it fits */
     for (int64_t i = 0; i < n_rows; i++) {
         int lane = (int)((row + i) % MM_PANEL);
         uint8_t *panel = to + (uint64_t)((row + i) / MM_PANEL) * w->panel_size;
-        bool whole = n_rows - i >= MM_PANEL && w->n_cols % MM_UNIT == 0;
+        bool whole = n_rows - i >= MM_PANEL && w->n_cols % kind->unit == 0;
         if (lane == 0 && !whole) memset(panel, 0, (size_t)w->panel_size);
-        if (pack[kind](&mm_kinds[kind], w, (const uint8_t *)data + (uint64_t)i * row_size, lane,
-                       panel))
-            continue;
+        if (pack(kind, w, (const uint8_t *)data + (uint64_t)i * row_size, lane, panel)) continue;
         return host->fail(host->context, SOBRE_BAD_FORMAT,
                           "tensor '%s': row %lld has a %s that is not finite; the file is damaged, "
                           "fetch it again",
-                          name, (long long)(row + i), w->group ? "scale" : "weight");
+                          name, (long long)(row + i), quant ? "scale" : "weight");
     }
     return SOBRE_OK;
-}
-
-static float scale_at(const mm_kind_info *kind, const uint8_t *scales)
-{
-    float d;
-    if (kind->scale_size == 2) return f16_to_f32(load_u16(scales));
-    memcpy(&d, scales, sizeof(d));
-    return d;
 }
 
 /* The value of column `col` in a quantised row. */
 static float quant_at(const mm_kind_info *kind, const uint8_t *unit, int col, int lane)
 {
-    const uint8_t *scales = unit + (col / kind->group * MM_PANEL + lane) * kind->scale_size;
-    int block = col / MM_BLOCK, in_block = col % MM_BLOCK, q;
-    if (kind->bits == 4) {
-        const uint8_t *words = unit + kind->w_at + block * 4 * MM_PANEL * 4;
-        int byte = words[(in_block % 16 / 4 * MM_PANEL + lane) * 4 + col % 4];
-        q = in_block < 16 ? byte & 15 : byte >> 4;
-    } else {
-        q = unit[kind->w_at + ((col / 4) * MM_PANEL + lane) * 4 + col % 4];
+    const int block = col / MM_BLOCK, step = col % MM_BLOCK / 4, group = col / kind->group;
+    const uint8_t *scale = unit + ((kind->codes ? 0 : group) * MM_PANEL + lane) * 2;
+    const uint8_t *code = unit + kind->codes_at + group * MM_PANEL + lane;
+    int u = 0;
+    for (int plane = 0; plane < 2; plane++) {
+        const int bits = plane ? kind->high : kind->low;
+        const uint8_t *words = unit + (plane ? kind->high_at : kind->low_at);
+        if (bits == 0) continue;
+        words += ((block * bits + step % bits) * MM_PANEL + lane) * 4;
+        u |= (words[col % 4] >> step / bits * bits & ((1 << bits) - 1)) << (plane ? kind->low : 0);
     }
-    float y = scale_at(kind, scales) * (float)(q - kind->bias);
-    return kind->has_min ? y + scale_at(kind, scales + kind->m_at) : y;
+    const int q = (kind->levels ? kind->levels[u] : u) - kind->bias;
+    float d = kind->wide_scale ? bf16_to_f32(load_u16(scale)) : f16_to_f32(load_u16(scale));
+    float m = kind->has_min ? f16_to_f32(load_u16(scale + kind->m_at)) : 0.0f;
+    if (kind->codes == MM_CODES_MIN_HALF) {
+        d *= (float)(*code & 15);
+        m *= (float)(*code >> 4);
+    } else if (kind->codes) {
+        d *= (float)(int8_t)*code;
+        m *= kind->has_min ? (float)code[kind->minima_at - kind->codes_at] : 1.0f;
+    }
+    return kind->has_min ? d * (float)q + m : d * (float)q;
 }
 
 void mm_unpack_row(const mm_weight *w, int64_t row, float *ret)
 {
-    const mm_kind_info *kind = &mm_kinds[mm_kind_of(w)];
+    const mm_kind_info *kind = &mm_kinds[w->kind];
     const uint8_t *panel = w->data + (uint64_t)(row / MM_PANEL) * w->panel_size;
     const int lane = (int)(row % MM_PANEL);
     for (int64_t col = 0; col < w->n_cols; col++) {
-        const uint8_t *unit = panel + col / MM_UNIT * kind->unit_size;
+        const uint8_t *unit = panel + col / kind->unit * kind->unit_size;
         const int64_t at = col * MM_PANEL + lane;
-        switch (kind->form) {
-        case MM_F16: ret[col] = f16_to_f32(load_u16(panel + at * 2)); break;
-        case MM_BF16: ret[col] = bf16_to_f32(load_u16(panel + at * 2)); break;
-        case MM_F32: memcpy(&ret[col], panel + at * 4, sizeof(float)); break;
-        default: ret[col] = quant_at(kind, unit, (int)(col % MM_UNIT), lane);
+        switch (w->kind) {
+        case MM_KIND_F16: ret[col] = f16_to_f32(load_u16(panel + at * 2)); break;
+        case MM_KIND_BF16: ret[col] = bf16_to_f32(load_u16(panel + at * 2)); break;
+        case MM_KIND_F32: memcpy(&ret[col], panel + at * 4, sizeof(float)); break;
+        default: ret[col] = quant_at(kind, unit, (int)(col % kind->unit), lane);
         }
     }
 }

@@ -9,130 +9,167 @@
 
 enum { SCALAR_TILE = 4 };
 
-static void load_scales(const mm_kind_info *kind, const uint8_t *from, float *ret)
+static void load_scales(bool wide, const uint8_t *from, float *ret)
 {
     for (int r = 0; r < MM_PANEL; r++) {
-        if (kind->scale_size == 2) {
-            uint16_t h;
-            memcpy(&h, from + 2 * r, sizeof(h));
-            ret[r] = f16_to_f32(h);
-        } else {
-            memcpy(&ret[r], from + 4 * r, sizeof(float));
-        }
+        uint16_t h;
+        memcpy(&h, from + 2 * r, sizeof(h));
+        ret[r] = wide ? bf16_to_f32(h) : f16_to_f32(h);
     }
 }
 
-/* Group `group` of a unit as integers, [group size][16], bias taken off. */
-static void load_group(const mm_kind_info *kind, const uint8_t *unit, int group, int8_t *ret)
+/* d and m of group `group` of a unit, without their codes. */
+static void load_group(const mm_kind_info *kind, const uint8_t *unit, int group, float *ret_d,
+                       float *ret_m)
 {
-    for (int i = 0; i < kind->group; i++) {
-        int col = group * kind->group + i, block = col / MM_BLOCK, in_block = col % MM_BLOCK;
-        const uint8_t *words = unit + kind->w_at;
-        if (kind->bits == 4) {
-            words += (block * 4 + in_block % 16 / 4) * MM_PANEL * 4;
-        } else {
-            words += col / 4 * MM_PANEL * 4;
-        }
-        const int shift = kind->bits == 4 && in_block >= 16 ? 4 : 0;
-        const int mask = kind->bits == 4 ? 15 : 255;
-        for (int r = 0; r < MM_PANEL; r++) {
-            ret[i * MM_PANEL + r] = (int8_t)((words[r * 4 + col % 4] >> shift & mask) - kind->bias);
+    const uint8_t *scales = unit + (kind->codes ? 0 : group) * MM_PANEL * 2;
+    load_scales(kind->wide_scale, scales, ret_d);
+    if (kind->has_min) load_scales(false, scales + kind->m_at, ret_m);
+}
+
+/* The codes of a group; 1 where the kind has none. */
+static void load_codes(const mm_kind_info *kind, const uint8_t *unit, int group, int32_t *ret_codes,
+                       int32_t *ret_minima)
+{
+    const uint8_t *codes = unit + kind->codes_at + group * MM_PANEL;
+    const uint8_t *minima = unit + kind->minima_at + group * MM_PANEL;
+    for (int r = 0; r < MM_PANEL; r++) {
+        ret_codes[r] = ret_minima[r] = 1;
+        if (kind->codes == MM_CODES_MIN_HALF) {
+            ret_codes[r] = codes[r] & 15;
+            ret_minima[r] = codes[r] >> 4;
+        } else if (kind->codes) {
+            ret_codes[r] = (int8_t)codes[r];
+            if (kind->has_min) ret_minima[r] = minima[r];
         }
     }
 }
 
-/* acc += a block of 32 columns. */
+/* Block `block` of a unit as integers, [32][16]. */
+static void load_block(const mm_kind_info *kind, const uint8_t *unit, int block, int16_t *ret)
+{
+    const uint8_t *low = unit + kind->low_at + block * kind->low * MM_PANEL * 4;
+    const uint8_t *high = unit + kind->high_at + block * kind->high * MM_PANEL * 4;
+    for (int i = 0; i < MM_BLOCK; i++, ret += MM_PANEL) {
+        const int step = i / 4, bits = kind->low, more = kind->high;
+        const uint8_t *word = low + step % bits * MM_PANEL * 4 + i % 4;
+        for (int r = 0; r < MM_PANEL; r++) {
+            ret[r] = (int16_t)(word[r * 4] >> step / bits * bits & ((1 << bits) - 1));
+        }
+        if (more > 0) {
+            word = high + step % more * MM_PANEL * 4 + i % 4;
+            for (int r = 0; r < MM_PANEL; r++) {
+                ret[r] |=
+                    (int16_t)((word[r * 4] >> step / more * more & ((1 << more) - 1)) << bits);
+            }
+        }
+        for (int r = 0; r < MM_PANEL; r++) {
+            ret[r] = (int16_t)((kind->levels ? kind->levels[ret[r]] : ret[r]) - kind->bias);
+        }
+    }
+}
+
+/* acc += block `block` of a unit. */
 static void q8_block(const mm_kind_info *kind, const uint8_t *unit, int block,
                      const mm_act_block *x, float *acc)
 {
     float d[MM_PANEL], m[MM_PANEL];
-    int8_t q[MM_BLOCK * MM_PANEL];
+    int16_t q[MM_BLOCK * MM_PANEL];
+    int32_t value[MM_PANEL] = {0}, minimum[MM_PANEL] = {0}; /* c and c' of mm_kernels.h */
     const int group = kind->group, n_groups = MM_BLOCK / group;
-    for (int g = block * n_groups; g < (block + 1) * n_groups; g++) {
-        const int at = g * group % MM_BLOCK;
-        int32_t dot[MM_PANEL] = {0};
-        load_scales(kind, unit + g * MM_PANEL * kind->scale_size, d);
-        load_group(kind, unit, g, q);
-        for (int i = 0; i < group; i++) {
-            for (int r = 0; r < MM_PANEL; r++) dot[r] += q[i * MM_PANEL + r] * x->q[at + i];
+    load_block(kind, unit, block, q);
+    for (int g = 0; g < n_groups; g++) {
+        const int32_t sum = n_groups == 1 ? x->half[0] + x->half[1] : x->half[g];
+        int32_t dot[MM_PANEL] = {0}, codes[MM_PANEL], minima[MM_PANEL];
+        for (int i = g * group; i < (g + 1) * group; i++) {
+            for (int r = 0; r < MM_PANEL; r++) dot[r] += q[i * MM_PANEL + r] * x->q[i];
         }
-        for (int r = 0; r < MM_PANEL; r++) acc[r] = fmaf(d[r] * x->d, (float)dot[r], acc[r]);
-        if (!kind->has_min) continue;
-        const float sum = group == MM_BLOCK ? x->scaled_sum : x->d * x->half_sum[at / 16];
-        load_scales(kind, unit + kind->m_at + g * MM_PANEL * kind->scale_size, m);
-        for (int r = 0; r < MM_PANEL; r++) acc[r] = fmaf(m[r], sum, acc[r]);
+        load_codes(kind, unit, block * n_groups + g, codes, minima);
+        for (int r = 0; r < MM_PANEL; r++) value[r] += codes[r] * dot[r];
+        for (int r = 0; r < MM_PANEL; r++) minimum[r] += minima[r] * sum;
+    }
+    load_group(kind, unit, block * n_groups, d, m);
+    for (int r = 0; r < MM_PANEL; r++) acc[r] = fmaf(d[r] * x->d, (float)value[r], acc[r]);
+    if (!kind->has_min) return;
+    for (int r = 0; r < MM_PANEL; r++) {
+        acc[r] = kind->codes ? fmaf(m[r] * x->d, (float)minimum[r], acc[r])
+                             : fmaf(m[r], x->scaled_sum, acc[r]);
     }
 }
 
-static void q8_token(const mm_kind_info *kind, const uint8_t *panel, int64_t n_units,
-                     const mm_act_block *x, const mm_act_block *rest, const mm_fine_tile *fine,
-                     float *acc)
+static void q8_panel(const mm_kind_info *kind, const uint8_t *panel, int64_t n_units,
+                     const mm_act_block *x, int64_t x_stride, int32_t n_tokens,
+                     const mm_fine_tile *fine, float *ret)
 {
-    for (int64_t b = 0; b < 2 * n_units; b++) {
-        q8_block(kind, panel + b / 2 * kind->unit_size, (int)(b % 2), &x[b], acc);
-    }
-    for (int32_t i = 0; i < fine->n; i++) {
-        const int32_t b = fine->block[i];
-        q8_block(kind, panel + b / 2 * kind->unit_size, b % 2, &rest[b], acc);
+    const int n_blocks = kind->unit / MM_BLOCK;
+    memset(ret, 0, (size_t)n_tokens * MM_PANEL * sizeof(float));
+    for (int32_t t = 0; t < n_tokens; t++, ret += MM_PANEL) {
+        const mm_act_block *xt = x + t * x_stride, *rest = fine->rest + t * x_stride;
+        for (int64_t b = 0; b < n_units * n_blocks; b++) {
+            const uint8_t *unit = panel + b / n_blocks * kind->unit_size;
+            q8_block(kind, unit, (int)(b % n_blocks), &xt[b], ret);
+        }
+        for (int32_t i = 0; i < fine->n; i++) {
+            const int32_t b = fine->block[i];
+            const uint8_t *unit = panel + b / n_blocks * kind->unit_size;
+            q8_block(kind, unit, b % n_blocks, &rest[b], ret);
+        }
     }
 }
 
-static void decode_quant(const mm_kind_info *kind, const uint8_t *unit, int32_t n_cols, float *ret)
+static void decode_quant(const mm_kind_info *kind, const uint8_t *panel, int64_t col,
+                         int32_t n_cols, float *ret)
 {
+    const uint8_t *unit = panel + col / kind->unit * kind->unit_size;
     float d[MM_PANEL], m[MM_PANEL] = {0};
-    int8_t q[MM_BLOCK * MM_PANEL];
-    for (int32_t g = 0; g * kind->group < n_cols; g++) {
-        load_scales(kind, unit + g * MM_PANEL * kind->scale_size, d);
-        if (kind->has_min) {
-            load_scales(kind, unit + kind->m_at + g * MM_PANEL * kind->scale_size, m);
-        }
-        load_group(kind, unit, g, q);
-        for (int i = 0; i < kind->group && g * kind->group + i < n_cols; i++) {
-            for (int r = 0; r < MM_PANEL; r++) {
-                float y = d[r] * (float)q[i * MM_PANEL + r];
-                ret[(g * kind->group + i) * MM_PANEL + r] = kind->has_min ? y + m[r] : y;
+    int16_t q[MM_BLOCK * MM_PANEL];
+    int32_t codes[MM_PANEL], minima[MM_PANEL];
+    for (int32_t i = 0; i < n_cols; i++, ret += MM_PANEL) {
+        const int at = (int)(col % kind->unit) + i, group = at / kind->group;
+        if (at % MM_BLOCK == 0) load_block(kind, unit, at / MM_BLOCK, q);
+        if (at % kind->group == 0) {
+            load_group(kind, unit, group, d, m);
+            load_codes(kind, unit, group, codes, minima);
+            for (int r = 0; kind->codes && r < MM_PANEL; r++) {
+                d[r] *= (float)codes[r];
+                m[r] *= (float)minima[r];
             }
         }
+        for (int r = 0; r < MM_PANEL; r++) {
+            const float y = d[r] * (float)q[at % MM_BLOCK * MM_PANEL + r];
+            ret[r] = kind->has_min ? y + m[r] : y;
+        }
     }
 }
 
-#define QUANT_KERNELS(NAME, KIND)                                                                  \
-    static void q8_##NAME(const uint8_t *panel, int64_t n_units, const mm_act_block *x,            \
-                          int64_t x_stride, int32_t n_tokens, const mm_fine_tile *fine,            \
-                          float *ret)                                                              \
-    {                                                                                              \
-        memset(ret, 0, (size_t)n_tokens *MM_PANEL * sizeof(float));                                \
-        for (int32_t t = 0; t < n_tokens; t++) {                                                   \
-            q8_token(&mm_kinds[KIND], panel, n_units, x + t * x_stride, fine->rest + t * x_stride, \
-                     fine, ret + t * MM_PANEL);                                                    \
-        }                                                                                          \
-    }                                                                                              \
-    static void decode_##NAME(const uint8_t *unit, int32_t n_cols, float *ret)                     \
-    {                                                                                              \
-        decode_quant(&mm_kinds[KIND], unit, n_cols, ret);                                          \
+#define X(kind, name)                                                                          \
+    static void q8_##name(const uint8_t *panel, int64_t n_units, const mm_act_block *x,        \
+                          int64_t x_stride, int32_t n_tokens, const mm_fine_tile *fine,        \
+                          float *ret)                                                          \
+    {                                                                                          \
+        q8_panel(&mm_kinds[MM_KIND_##kind], panel, n_units, x, x_stride, n_tokens, fine, ret); \
+    }                                                                                          \
+    static void decode_##name(const uint8_t *panel, int64_t col, int32_t n_cols, float *ret)   \
+    {                                                                                          \
+        decode_quant(&mm_kinds[MM_KIND_##kind], panel, col, n_cols, ret);                      \
     }
-QUANT_KERNELS(q4, MM_KIND_Q4)
-QUANT_KERNELS(q4_min, MM_KIND_Q4_MIN)
-QUANT_KERNELS(q8, MM_KIND_Q8)
-QUANT_KERNELS(w32, MM_KIND_W32)
-QUANT_KERNELS(w32_min, MM_KIND_W32_MIN)
-QUANT_KERNELS(w16, MM_KIND_W16)
-QUANT_KERNELS(w16_min, MM_KIND_W16_MIN)
+MM_QUANT_KINDS(X)
+#undef X
 
-static void decode_f16(const uint8_t *unit, int32_t n_cols, float *ret)
+static void decode_f16(const uint8_t *panel, int64_t col, int32_t n_cols, float *ret)
 {
     for (int32_t i = 0; i < n_cols * MM_PANEL; i++) {
         uint16_t h;
-        memcpy(&h, unit + 2 * i, sizeof(h));
+        memcpy(&h, panel + (col * MM_PANEL + i) * 2, sizeof(h));
         ret[i] = f16_to_f32(h);
     }
 }
 
-static void decode_bf16(const uint8_t *unit, int32_t n_cols, float *ret)
+static void decode_bf16(const uint8_t *panel, int64_t col, int32_t n_cols, float *ret)
 {
     for (int32_t i = 0; i < n_cols * MM_PANEL; i++) {
         uint16_t h;
-        memcpy(&h, unit + 2 * i, sizeof(h));
+        memcpy(&h, panel + (col * MM_PANEL + i) * 2, sizeof(h));
         ret[i] = bf16_to_f32(h);
     }
 }
@@ -293,28 +330,12 @@ static void finish(const mm_finish *f, const float *a, const float *b)
 const mm_kernels mm_kernels_scalar = {
     .isa = SOBRE_CPU_SCALAR,
     .tile = SCALAR_TILE,
-    .q8 =
-        {
-            [MM_KIND_Q4] = q8_q4,
-            [MM_KIND_Q4_MIN] = q8_q4_min,
-            [MM_KIND_Q8] = q8_q8,
-            [MM_KIND_W32] = q8_w32,
-            [MM_KIND_W32_MIN] = q8_w32_min,
-            [MM_KIND_W16] = q8_w16,
-            [MM_KIND_W16_MIN] = q8_w16_min,
-        },
-    .decode =
-        {
-            [MM_KIND_Q4] = decode_q4,
-            [MM_KIND_Q4_MIN] = decode_q4_min,
-            [MM_KIND_Q8] = decode_q8,
-            [MM_KIND_W32] = decode_w32,
-            [MM_KIND_W32_MIN] = decode_w32_min,
-            [MM_KIND_W16] = decode_w16,
-            [MM_KIND_W16_MIN] = decode_w16_min,
-            [MM_KIND_F16] = decode_f16,
-            [MM_KIND_BF16] = decode_bf16,
-        },
+#define X(kind, name) [MM_KIND_##kind] = q8_##name,
+    .q8 = {MM_QUANT_KINDS(X)},
+#undef X
+#define X(kind, name) [MM_KIND_##kind] = decode_##name,
+    .decode = {MM_QUANT_KINDS(X) X(F16, f16) X(BF16, bf16)},
+#undef X
     .f32_tokens = f32_tokens,
     .f32_stream = {[MM_KIND_F32] = f32_stream},
     .prepare_q8 = prepare_q8,

@@ -12,63 +12,19 @@ enum { ROW_VECTORS = MM_PANEL / VF_N, BLOCK_VECTORS = MM_BLOCK / VF_N };
 
 /* --- Decoding */
 
-static inline vf load_scale(const mm_kind_info *kind, const uint8_t *from, int lane)
+static void decode_f16(const uint8_t *panel, int64_t col, int32_t n_cols, float *ret)
 {
-    return kind->scale_size == 2 ? vf_load_f16((const uint16_t *)from + lane)
-                                 : vf_load((const float *)from + lane);
-}
-
-/* A lane of 32 bits is a row, so each of its bytes, or nibbles, is a column. */
-static inline MM_INLINED void decode_quant(const mm_kind kind_id, const uint8_t *unit, float *ret)
-{
-    const mm_kind_info *kind = &mm_kinds[kind_id];
-    const int n_words = kind->bits == 4 ? 4 : 8;
-    const vi mask = vi_set1(kind->bits == 4 ? 15 : 255), bias = vi_set1(kind->bias);
-    for (int v = 0; v < ROW_VECTORS; v++) {
-        const int lane = v * VF_N;
-        for (int i = 0; i < 2 * n_words; i++) { /* words of both blocks */
-            vi word = vi_load(unit + kind->w_at + (i * MM_PANEL + lane) * 4);
-            for (int half = 0; half < (kind->bits == 4 ? 2 : 1); half++) {
-                const int col = kind->bits == 4 ? i / 4 * MM_BLOCK + 16 * half + i % 4 * 4 : i * 4;
-                const uint8_t *scales = unit + col / kind->group * MM_PANEL * kind->scale_size;
-                vf d = load_scale(kind, scales, lane), m = vf_zero();
-                if (kind->has_min) m = load_scale(kind, scales + kind->m_at, lane);
-                vi bytes = half ? vi_srl(word, 4) : word;
-                for (int j = 0; j < 4; j++) {
-                    vf y = vf_mul(d, vf_from_vi(vi_sub(vi_and(bytes, mask), bias)));
-                    if (kind->has_min) y = vf_add(y, m);
-                    vf_store(ret + (col + j) * MM_PANEL + lane, y);
-                    bytes = vi_srl(bytes, 8);
-                }
-            }
-        }
-    }
-}
-
-#define DECODE(NAME, KIND)                                                     \
-    static void decode_##NAME(const uint8_t *unit, int32_t n_cols, float *ret) \
-    {                                                                          \
-        decode_quant(KIND, unit, ret);                                         \
-    }
-DECODE(q4, MM_KIND_Q4)
-DECODE(q4_min, MM_KIND_Q4_MIN)
-DECODE(q8, MM_KIND_Q8)
-DECODE(w32, MM_KIND_W32)
-DECODE(w32_min, MM_KIND_W32_MIN)
-DECODE(w16, MM_KIND_W16)
-DECODE(w16_min, MM_KIND_W16_MIN)
-
-static void decode_f16(const uint8_t *unit, int32_t n_cols, float *ret)
-{
+    const uint16_t *from = (const uint16_t *)panel + col * MM_PANEL;
     for (int32_t i = 0; i < n_cols * MM_PANEL; i += VF_N) {
-        vf_store(ret + i, vf_load_f16((const uint16_t *)unit + i));
+        vf_store(ret + i, vf_load_f16(from + i));
     }
 }
 
-static void decode_bf16(const uint8_t *unit, int32_t n_cols, float *ret)
+static void decode_bf16(const uint8_t *panel, int64_t col, int32_t n_cols, float *ret)
 {
+    const uint16_t *from = (const uint16_t *)panel + col * MM_PANEL;
     for (int32_t i = 0; i < n_cols * MM_PANEL; i += VF_N) {
-        vf_store(ret + i, vf_load_bf16((const uint16_t *)unit + i));
+        vf_store(ret + i, vf_load_bf16(from + i));
     }
 }
 
@@ -160,13 +116,9 @@ static inline MM_INLINED void q8_panels(const mm_kind kind_id, const uint8_t *co
     {                                                                                         \
         q8_panels(KIND, panels, n_units, x, fine, ret, ret_stride);                           \
     }
-Q8(q4, MM_KIND_Q4)
-Q8(q4_min, MM_KIND_Q4_MIN)
-Q8(q8, MM_KIND_Q8)
-Q8(w32, MM_KIND_W32)
-Q8(w32_min, MM_KIND_W32_MIN)
-Q8(w16, MM_KIND_W16)
-Q8(w16_min, MM_KIND_W16_MIN)
+Q8(q4_0, MM_KIND_Q4_0)
+Q8(q4_1, MM_KIND_Q4_1)
+Q8(q8_0, MM_KIND_Q8_0)
 #undef Q8
 #undef Q8_CASE
 
@@ -450,38 +402,11 @@ static void finish(const mm_finish *f, const float *a, const float *b)
 const mm_kernels MM_ISA_KERNELS = {
     .isa = MM_ISA,
     .tile = MM_TILE,
-    .q8 =
-        {
-            [MM_KIND_Q4] = q8_q4,
-            [MM_KIND_Q4_MIN] = q8_q4_min,
-            [MM_KIND_Q8] = q8_q8,
-            [MM_KIND_W32] = q8_w32,
-            [MM_KIND_W32_MIN] = q8_w32_min,
-            [MM_KIND_W16] = q8_w16,
-            [MM_KIND_W16_MIN] = q8_w16_min,
-        },
-    .q8_stream =
-        {
-            [MM_KIND_Q4] = q8_stream_q4,
-            [MM_KIND_Q4_MIN] = q8_stream_q4_min,
-            [MM_KIND_Q8] = q8_stream_q8,
-            [MM_KIND_W32] = q8_stream_w32,
-            [MM_KIND_W32_MIN] = q8_stream_w32_min,
-            [MM_KIND_W16] = q8_stream_w16,
-            [MM_KIND_W16_MIN] = q8_stream_w16_min,
-        },
-    .decode =
-        {
-            [MM_KIND_Q4] = decode_q4,
-            [MM_KIND_Q4_MIN] = decode_q4_min,
-            [MM_KIND_Q8] = decode_q8,
-            [MM_KIND_W32] = decode_w32,
-            [MM_KIND_W32_MIN] = decode_w32_min,
-            [MM_KIND_W16] = decode_w16,
-            [MM_KIND_W16_MIN] = decode_w16_min,
-            [MM_KIND_F16] = decode_f16,
-            [MM_KIND_BF16] = decode_bf16,
-        },
+    .q8 = {[MM_KIND_Q4_0] = q8_q4_0, [MM_KIND_Q4_1] = q8_q4_1, [MM_KIND_Q8_0] = q8_q8_0},
+    .q8_stream = {[MM_KIND_Q4_0] = q8_stream_q4_0,
+                  [MM_KIND_Q4_1] = q8_stream_q4_1,
+                  [MM_KIND_Q8_0] = q8_stream_q8_0},
+    .decode = {[MM_KIND_F16] = decode_f16, [MM_KIND_BF16] = decode_bf16},
     .f32_tokens = f32_tokens,
     .f32_stream = {[MM_KIND_F16] = f32_stream_f16,
                    [MM_KIND_BF16] = f32_stream_bf16,

@@ -35,7 +35,7 @@ static inline MM_INLINED __m256 add_group(const mm_kind_info *kind, const bool b
         sum = _mm256_set1_ps(x->scaled_sum);
     } else {
         value = _mm256_cvtepi32_ps(dot);
-        sum = _mm256_set1_ps(x->half_sum[half]);
+        sum = _mm256_set1_ps((float)x->half[half]);
         /* Exact: all are integers below 2^24. */
         if (biased) value = _mm256_fnmadd_ps(_mm256_set1_ps((float)kind->bias), sum, value);
         sum = _mm256_mul_ps(dx, sum);
@@ -46,15 +46,14 @@ static inline MM_INLINED __m256 add_group(const mm_kind_info *kind, const bool b
 
 static inline __m256 scales_at(const mm_kind_info *kind, const uint8_t *from, int lane)
 {
-    return kind->scale_size == 2 ? vf_load_f16((const uint16_t *)from + lane)
-                                 : vf_load((const float *)from + lane);
+    return vf_load_f16((const uint16_t *)from + lane);
 }
 
 /* Columns 4 * step .. 4 * step + 3 of 8 rows of a block. */
 static inline MM_INLINED __m256i columns(const mm_kind_info *kind, const uint8_t *words, int step,
                                          int lane)
 {
-    if (kind->bits == 8) return vi_load(words + (step * MM_PANEL + lane) * 4);
+    if (kind->low == 8) return vi_load(words + (step * MM_PANEL + lane) * 4);
     __m256i word = vi_load(words + (step % 4 * MM_PANEL + lane) * 4);
     if (step >= 4) word = _mm256_srli_epi16(word, 4);
     return _mm256_and_si256(word, _mm256_set1_epi8(15));
@@ -75,8 +74,8 @@ static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, 
     const int fold = fits < n_steps ? fits : n_steps;
     const int n_v = fold == n_steps || fold == 0 ? 2 : 1; /* row halves that registers hold */
     const int block = group * kind->group / MM_BLOCK, first = group * kind->group % MM_BLOCK / 4;
-    const uint8_t *words = unit + kind->w_at + block * MM_BLOCK * MM_PANEL * kind->bits / 8;
-    const uint8_t *scales = unit + group * MM_PANEL * kind->scale_size;
+    const uint8_t *words = unit + kind->low_at + block * MM_BLOCK * MM_PANEL * kind->low / 8;
+    const uint8_t *scales = unit + group * MM_PANEL * 2;
     const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8((char)-128);
     MM_UNROLL(2)
     for (int v0 = 0; v0 < 2; v0 += n_v) {

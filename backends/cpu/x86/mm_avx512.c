@@ -21,8 +21,7 @@ static inline __m512i broadcast4(const void *from)
 
 static inline __m512 scales_at(const mm_kind_info *kind, const uint8_t *from)
 {
-    return kind->scale_size == 2 ? vf_load_f16((const uint16_t *)from)
-                                 : vf_load((const float *)from);
+    return vf_load_f16((const uint16_t *)from);
 }
 
 /* One group of 32 or 16 columns. The dot starts from what undoes the bias where there is such an
@@ -32,11 +31,11 @@ static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, 
                                          __m512 (*acc)[1])
 {
     const __m512i mask = _mm512_set1_epi8(15);
-    const int n_words = kind->group * kind->bits / 32, half = group % 2;
+    const int n_words = kind->group * kind->low / 32, half = group % 2;
     const int block = group * kind->group / MM_BLOCK, first = group * kind->group % MM_BLOCK;
     const bool offset = kind->bias != 0 && kind->group == MM_BLOCK;
-    const uint8_t *words = unit + kind->w_at + group * n_words * 4 * MM_PANEL;
-    const uint8_t *scales = unit + group * MM_PANEL * kind->scale_size;
+    const uint8_t *words = unit + kind->low_at + group * n_words * 4 * MM_PANEL;
+    const uint8_t *scales = unit + group * MM_PANEL * 2;
     __m512i dot[MM_TILE];
     MM_UNROLL(8)
     for (int t = 0; t < n; t++) {
@@ -48,7 +47,7 @@ static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, 
     MM_UNROLL(8)
     for (int i = 0; i < n_words; i++) {
         const __m512i word = vi_load(words + i * 4 * MM_PANEL);
-        if (kind->bits == 8) {
+        if (kind->low == 8) {
             MM_UNROLL(8)
             for (int t = 0; t < n; t++) {
                 const __m512i xi = broadcast4(x[t * x_stride + block].q + first + 4 * i);
@@ -73,7 +72,7 @@ static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, 
         const __m512 dx = _mm512_set1_ps(xt->d);
         __m512 value = _mm512_cvtepi32_ps(dot[t]), sum = _mm512_set1_ps(xt->scaled_sum);
         if (kind->group != MM_BLOCK) {
-            sum = _mm512_set1_ps(xt->half_sum[half]);
+            sum = _mm512_set1_ps((float)xt->half[half]);
             /* Exact: all are integers below 2^24. */
             value = _mm512_fnmadd_ps(_mm512_set1_ps((float)kind->bias), sum, value);
             sum = _mm512_mul_ps(dx, sum);
