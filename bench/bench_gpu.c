@@ -3,7 +3,6 @@
  * What bench/gpu.sh measures of one model on one device, as one JSON object on stdout:
  *
  *   bench-gpu DEVICE SHAPE QUANT [--plugins DIR] [-p N] [-n N] [-b N,N] [-r N]
- *   bench-gpu --write SHAPE QUANT FILE     the model as a GGUF file, for other programs
  *
  * Weights are random (bench_shape.h). Tokens are sampled where the logits are, as in use. All
  * figures of time are medians of -r repeats but load_s and cold_first_token_s, which happen once.
@@ -241,36 +240,9 @@ static int measure(bench *b)
     return 0;
 }
 
-/* --- A model for others */
-
-static int write_model(const char *shape, const char *quant, const char *path)
-{
-    static uint8_t piece[1 << 20];
-    shape_model *made;
-    sobre_source source;
-    FILE *f;
-
-    if (shape_model_open(shape, quant, &made, &source) < 0) {
-        fprintf(stderr, "there is no shape %s of %s\n", shape, quant);
-        return 2;
-    }
-    f = fopen(path, "wb");
-    bool good = f != NULL;
-    for (uint64_t at = 0; good && at < source.read_size; at += sizeof piece) {
-        const uint64_t left = source.read_size - at;
-        const size_t n = left < sizeof piece ? (size_t)left : sizeof piece;
-        good = source.read(source.read_user, at, piece, n) == 0 && fwrite(piece, 1, n, f) == n;
-    }
-    if (f && fclose(f) != 0) good = false;
-    if (!good) perror(path);
-    shape_model_close(made);
-    return good ? 0 : 1;
-}
-
 static int usage(void)
 {
-    fputs("usage: bench-gpu DEVICE SHAPE QUANT [--plugins DIR] [-p N] [-n N] [-b N,N] [-r N]\n"
-          "       bench-gpu --write SHAPE QUANT FILE\n",
+    fputs("usage: bench-gpu DEVICE SHAPE QUANT [--plugins DIR] [-p N] [-n N] [-b N,N] [-r N]\n",
           stderr);
     return 2;
 }
@@ -290,7 +262,6 @@ int main(int argc, char **argv)
     bench b = {
         .n_prompt = 512, .n_gen = 128, .n_repeats = 5, .batches = {1, 8, 32}, .n_batches = 3};
 
-    if (argc == 5 && !strcmp(argv[1], "--write")) return write_model(argv[2], argv[3], argv[4]);
     if (argc < 4 || argc % 2 != 0) return usage();
     b.device = argv[1];
     b.shape = argv[2];

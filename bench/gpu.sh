@@ -240,7 +240,7 @@ each_model() {
 make_model() {
     mkdir -p "$build/models"
     [ -f "$build/models/$1-$2.gguf" ] ||
-        { "$build/bench-gpu" --write "$1" "$2" "$build/models/new" &&
+        { "$build/sobre" bench --shape "$1" --quant "$2" --write "$build/models/new" &&
             mv "$build/models/new" "$build/models/$1-$2.gguf"; }
 }
 

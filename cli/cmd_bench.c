@@ -10,11 +10,17 @@
 #include "os.h"
 #include "out.h"
 
-enum { MAX_REPEATS = 1000, MAX_TOKENS = 1 << 20, MAX_THREADS = 256 };
+enum {
+    MAX_REPEATS = 1000,
+    MAX_TOKENS = 1 << 20,
+    MAX_THREADS = 256,
+    MAX_SEQ = 1024,
+    WRITE_SIZE = 1 << 20
+};
 
 typedef struct bench_args {
     common_args common;
-    const char *n_prompt, *n_gen, *shape, *quant;
+    const char *n_prompt, *n_gen, *n_seq, *shape, *quant, *write;
     int32_t repeats, output, n_chunk;
 } bench_args;
 
@@ -33,6 +39,8 @@ static const option options[] = {
      "prompts of so many tokens, evaluated at once; 0: none; 512 if not given", 0, 0},
     {"n-gen", 'n', OPTION_TEXT, AT(n_gen), "N,N",
      "so many tokens, evaluated one after the other; 0: none; 128 if not given", 0, 0},
+    {"n-seq", 0, OPTION_TEXT, AT(n_seq), "N,N",
+     "generate for so many sequences at once, each with its own cache; 1 if not given", 0, 0},
     {"repeats", 'r', OPTION_INT, AT(repeats), "N", "measurements of each; 5 if not given", 1,
      MAX_REPEATS},
     {"output", 'o', OPTION_CHOICE, AT(output), "table|json|csv|md",
@@ -43,13 +51,16 @@ static const option options[] = {
      "instead of MODEL: a published model's shape, with random weights; `list` lists them", 0, 0},
     {"quant", 0, OPTION_TEXT, AT(quant), "TYPE", "the block type of --shape; Q4_0 if not given", 0,
      0},
+    {"write", 0, OPTION_TEXT, AT(write), "FILE",
+     "write --shape as a GGUF file, for other programs, and measure nothing", 0, 0},
 };
 static const char *const positional[] = {"MODEL"};
 
 /* One row: a test and its measurements. */
 typedef struct result {
-    char test[16];
-    int32_t n_prompt, n_gen;
+    char test[32];
+    int32_t n_prompt, n_gen; /* of each sequence */
+    int32_t n_seq;
     int32_t n_samples;
     uint64_t *samples_ns; /* [n_samples] */
     double avg_ns, stddev_ns, avg_ts, stddev_ts, launches_per_token;
@@ -67,28 +78,72 @@ typedef struct bench {
 
 /* --- Measuring */
 
-static sobre_status evaluate(bench *b, const int32_t *ids, int32_t pos, int32_t n)
+/* Tokens of one sample, of all sequences. */
+static int32_t n_tokens(const result *r)
 {
-    const sobre_entry entry = {.pos = pos, .n_tokens = n, .want = SOBRE_WANT_LAST, .ids = ids};
-    return wait_batch(&b->app, SOBRE(batch, .entries = &entry, .n_entries = 1));
+    return (r->n_prompt + r->n_gen) * r->n_seq;
 }
 
-/* From an empty sequence: a prompt at once, or tokens one by one. */
-static sobre_status run_once(bench *b, const result *r, const int32_t *ids, uint64_t *ret_ns)
-{
-    sobre_status status = sobre_seq_truncate(b->app.session, 0, 0);
-    const uint64_t start = os_now_ns();
+/* What a test evaluates, again and again. */
+typedef struct workload {
+    int32_t *ids;         /* [n_seq, n_prompt + n_gen] */
+    sobre_entry *entries; /* [n_seq] */
+} workload;
 
-    if (status == SOBRE_OK && r->n_prompt > 0) status = evaluate(b, ids, 0, r->n_prompt);
-    for (int32_t i = 0; i < r->n_gen && status == SOBRE_OK; i++)
-        status = evaluate(b, ids + i, i, 1);
+static void workload_close(workload *w)
+{
+    free(w->ids);
+    free(w->entries);
+}
+
+/* Random tokens; false: no memory. */
+static bool workload_open(const result *r, int32_t n_vocab, workload *ret_w)
+{
+    const int32_t n = n_tokens(r);
+    workload w = {malloc((size_t)n * sizeof *w.ids), calloc((size_t)r->n_seq, sizeof *w.entries)};
+    uint64_t random = 1;
+
+    if (!w.ids || !w.entries) {
+        workload_close(&w);
+        return false;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        w.ids[i] = (int32_t)((random >> 33) % (uint64_t)n_vocab);
+    }
+    *ret_w = w;
+    return true;
+}
+
+/* `n` tokens of every sequence in one batch, from position `pos`. */
+static sobre_status evaluate(bench *b, const result *r, const workload *w, int32_t pos, int32_t n)
+{
+    for (int32_t s = 0; s < r->n_seq; s++)
+        w->entries[s] = (sobre_entry){.seq = s,
+                                      .pos = pos,
+                                      .n_tokens = n,
+                                      .want = SOBRE_WANT_LAST,
+                                      .ids = w->ids + s * (r->n_prompt + r->n_gen) + pos};
+    return wait_batch(&b->app, SOBRE(batch, .entries = w->entries, .n_entries = (size_t)r->n_seq));
+}
+
+/* From empty sequences: prompts at once, or tokens one by one. */
+static sobre_status run_once(bench *b, const result *r, const workload *w, uint64_t *ret_ns)
+{
+    sobre_status status = SOBRE_OK;
+
+    for (int32_t s = 0; s < r->n_seq && status == SOBRE_OK; s++)
+        status = sobre_seq_truncate(b->app.session, s, 0);
+    const uint64_t start = os_now_ns();
+    if (status == SOBRE_OK && r->n_prompt > 0) status = evaluate(b, r, w, 0, r->n_prompt);
+    for (int32_t i = 0; i < r->n_gen && status == SOBRE_OK; i++) status = evaluate(b, r, w, i, 1);
     *ret_ns = os_now_ns() - start;
     return status;
 }
 
 static void summarise(result *r)
 {
-    const double n = r->n_samples, tokens = r->n_prompt + r->n_gen;
+    const double n = r->n_samples, tokens = n_tokens(r);
     double ns = 0, ts = 0, ns_square = 0, ts_square = 0;
 
     for (int32_t i = 0; i < r->n_samples; i++) {
@@ -109,32 +164,25 @@ static void summarise(result *r)
 
 static int measure(bench *b, result *r)
 {
-    const int32_t n = r->n_prompt + r->n_gen;
     sobre_stats before = SOBRE_INIT(stats), after = SOBRE_INIT(stats);
-    int32_t *ids = malloc((size_t)n * sizeof *ids);
-    uint64_t random = 1, warm_up;
+    workload w;
+    uint64_t warm_up;
 
     r->samples_ns = calloc((size_t)b->args->repeats, sizeof *r->samples_ns);
-    if (!ids || !r->samples_ns) {
-        free(ids);
-        return out_of_memory();
-    }
-    for (int32_t i = 0; i < n; i++) {
-        random = random * 6364136223846793005u + 1442695040888963407u;
-        ids[i] = (int32_t)((random >> 33) % (uint64_t)b->app.info->n_vocab);
-    }
-    sobre_status status = run_once(b, r, ids, &warm_up);
+    if (!r->samples_ns || !workload_open(r, b->app.info->n_vocab, &w)) return out_of_memory();
+    sobre_status status = run_once(b, r, &w, &warm_up);
     for (int32_t i = 0; i < b->args->repeats && status == SOBRE_OK; i++) {
         sobre_session_stats(b->app.session, &before);
-        status = run_once(b, r, ids, &r->samples_ns[i]);
+        status = run_once(b, r, &w, &r->samples_ns[i]);
         sobre_session_stats(b->app.session, &after);
         /* A clock can be too coarse for a tiny model. */
         if (r->samples_ns[i] == 0) r->samples_ns[i] = 1;
         r->n_samples = i + 1;
     }
-    free(ids);
+    workload_close(&w);
     if (status < 0) return app_fail(&b->app, status);
-    r->launches_per_token = (double)after.n_launches * (double)(after.n_evals - before.n_evals) / n;
+    r->launches_per_token =
+        (double)after.n_launches * (double)(after.n_evals - before.n_evals) / n_tokens(r);
     summarise(r);
     return -1;
 }
@@ -149,16 +197,16 @@ static json_t *to_json(const bench *b, const result *r)
 
     for (int32_t i = 0; i < r->n_samples; i++) {
         json_array_append_new(ns, json_integer((json_int_t)r->samples_ns[i]));
-        json_array_append_new(ts,
-                              json_real((r->n_prompt + r->n_gen) * 1e9 / (double)r->samples_ns[i]));
+        json_array_append_new(ts, json_real(n_tokens(r) * 1e9 / (double)r->samples_ns[i]));
     }
     json_t *row = json_pack(
-        "{s:s,s:o,s:s,s:I,s:I,s:s,s:o,s:i,s:b,s:s,s:i,s:i}", "build_version", sobre_version(),
+        "{s:s,s:o,s:s,s:I,s:I,s:s,s:o,s:i,s:b,s:s,s:i,s:i,s:i}", "build_version", sobre_version(),
         "model_filename", json_text(b->name, strlen(b->name)), "model_type", b->type, "model_size",
         (json_int_t)a->info->tensor_bytes, "model_n_params", (json_int_t)a->info->n_params,
         "backend", a->device_info ? a->device_info->backend : "", "device",
         json_text(device, strlen(device)), "n_threads", (int)b->n_threads, "exact",
-        (int)a->args->exact, "test", r->test, "n_prompt", (int)r->n_prompt, "n_gen", (int)r->n_gen);
+        (int)a->args->exact, "test", r->test, "n_prompt", (int)r->n_prompt, "n_gen", (int)r->n_gen,
+        "n_seq", (int)r->n_seq);
     json_t *rates =
         json_pack("{s:f,s:f,s:f,s:f,s:o,s:o,s:f}", "avg_ns", r->avg_ns, "stddev_ns", r->stddev_ns,
                   "avg_ts", r->avg_ts, "stddev_ts", r->stddev_ts, "samples_ns", ns, "samples_ts",
@@ -274,23 +322,49 @@ static void print_shapes(FILE *to)
     putc('\n', to);
 }
 
+static int open_shape(bench *b, sobre_source *ret_source)
+{
+    const char *quant = b->args->quant ? b->args->quant : "Q4_0";
+    const sobre_status status = shape_model_open(b->args->shape, quant, &b->made, ret_source);
+
+    if (status == SOBRE_OUT_OF_MEMORY) return out_of_memory();
+    if (status >= 0) return -1;
+    complain("there is no --shape %s --quant %s", b->args->shape, quant);
+    print_shapes(stderr);
+    return CODE_USAGE;
+}
+
+static int write_shape(bench *b, const char *path)
+{
+    sobre_source source;
+    out_file file;
+    int code;
+
+    if ((code = open_shape(b, &source)) >= 0) return code;
+    uint8_t *piece = malloc(WRITE_SIZE);
+    if (!piece) return out_of_memory();
+    code = out_file_open(path, &file);
+    for (uint64_t at = 0; code < 0 && at < source.read_size; at += WRITE_SIZE) {
+        const uint64_t left = source.read_size - at;
+        const size_t n = left < WRITE_SIZE ? (size_t)left : WRITE_SIZE;
+
+        source.read(source.read_user, at, piece, n); /* in bounds, so that it cannot fail */
+        code = out_file_write(&file, piece, n);
+    }
+    free(piece);
+    return code < 0 ? out_file_finish(&file) : code;
+}
+
 static int open_model(bench *b)
 {
     const bench_args *args = b->args;
-    const char *quant = args->quant ? args->quant : "Q4_0";
     const char *given = args->shape ? args->shape : args->common.positional[0];
     sobre_source source;
     char count[HUMAN_SIZE];
     int code;
 
     if (args->shape) {
-        const sobre_status status = shape_model_open(args->shape, quant, &b->made, &source);
-        if (status == SOBRE_OUT_OF_MEMORY) return out_of_memory();
-        if (status < 0) {
-            complain("there is no --shape %s --quant %s", args->shape, quant);
-            print_shapes(stderr);
-            return CODE_USAGE;
-        }
+        if ((code = open_shape(b, &source)) >= 0) return code;
         code = app_open_source(&b->app, &source, given);
     } else {
         code = app_open_model(&b->app, given);
@@ -304,13 +378,14 @@ static int open_model(bench *b)
     return -1;
 }
 
-static int open_session(bench *b, int32_t n_ctx)
+static int open_session(bench *b, int32_t n_ctx, int32_t n_seq)
 {
     sobre_fit_options fit = app_fit_options(&b->app);
     const sobre_session_options session = app_session_options(&b->app);
     int code;
 
     fit.n_ctx = n_ctx;
+    fit.n_seq = n_seq;
     fit.n_chunk = b->args->n_chunk;
     if ((code = app_load(&b->app, &fit)) >= 0) return code;
     return app_open_session(&b->app, &session);
@@ -318,49 +393,76 @@ static int open_session(bench *b, int32_t n_ctx)
 
 static int run_all(bench *b, result *results, size_t n)
 {
-    int32_t n_ctx = 1;
+    int32_t n_ctx = 1, n_seq = 1;
     int code;
 
     for (size_t i = 0; i < n; i++) {
         const int32_t length = results[i].n_prompt + results[i].n_gen;
         if (length > n_ctx) n_ctx = length;
+        if (results[i].n_seq > n_seq) n_seq = results[i].n_seq;
     }
     if ((code = app_open(&b->app, &b->args->common)) >= 0 || (code = open_model(b)) >= 0 ||
-        (code = open_session(b, n_ctx)) >= 0)
+        (code = open_session(b, n_ctx, n_seq)) >= 0)
         return code;
     for (size_t i = 0; i < n; i++)
         if ((code = measure(b, &results[i])) >= 0) return code;
     return print_results(b, results, n);
 }
 
-/* A row for every length that is not 0, prompts before generation. */
-static size_t plan_results(const int32_t *n_prompt, size_t n_prompts, const int32_t *n_gen,
-                           size_t n_gens, result *results)
+/* Numbers of an option. */
+typedef struct numbers {
+    int32_t *items;
+    size_t n;
+} numbers;
+
+static void add_result(result *results, size_t *n, int32_t n_prompt, int32_t n_gen, int32_t n_seq)
+{
+    result *r = &results[*n];
+
+    if (n_prompt + n_gen == 0) return;
+    *r = (result){.n_prompt = n_prompt, .n_gen = n_gen, .n_seq = n_seq};
+    const int end = snprintf(r->test, sizeof r->test, "%s%d", n_gen ? "tg" : "pp",
+                             (int)(n_gen ? n_gen : n_prompt));
+    if (n_seq > 1) snprintf(r->test + end, sizeof r->test - (size_t)end, "x%d", (int)n_seq);
+    ++*n;
+}
+
+/* A row for every length that is not 0: prompts, then generation by each number of sequences. */
+static size_t plan_results(const numbers *n_prompt, const numbers *n_gen, const numbers *n_seq,
+                           result *results)
 {
     size_t n = 0;
-    for (size_t i = 0; i < n_prompts + n_gens; i++) {
-        const bool gen = i >= n_prompts;
-        const int32_t length = gen ? n_gen[i - n_prompts] : n_prompt[i];
-        if (length == 0) continue;
-        result *r = &results[n++];
-        *r = (result){.n_prompt = gen ? 0 : length, .n_gen = gen ? length : 0};
-        snprintf(r->test, sizeof r->test, "%s%d", gen ? "tg" : "pp", (int)length);
-    }
+
+    for (size_t i = 0; i < n_prompt->n; i++) add_result(results, &n, n_prompt->items[i], 0, 1);
+    for (size_t i = 0; i < n_gen->n; i++)
+        for (size_t k = 0; k < n_seq->n; k++)
+            add_result(results, &n, 0, n_gen->items[i], n_seq->items[k]);
     return n;
 }
 
 static int run_lists(bench *b)
 {
-    int32_t *n_prompt = NULL, *n_gen = NULL;
-    size_t n_prompts = 0, n_gens = 0, n = 0;
+    numbers n_prompt = {0}, n_gen = {0}, n_seq = {0};
+    const struct {
+        const char *option, *text;
+        int32_t min, max;
+        numbers *to;
+    } lists[] = {
+        {"--n-prompt", b->args->n_prompt, 0, MAX_TOKENS, &n_prompt},
+        {"--n-gen", b->args->n_gen, 0, MAX_TOKENS, &n_gen},
+        {"--n-seq", b->args->n_seq, 1, MAX_SEQ, &n_seq},
+    };
+    enum { N_LISTS = sizeof lists / sizeof *lists };
     result *results = NULL;
-    int code;
+    size_t n = 0;
+    int code = -1;
 
-    if ((code = parse_ints("--n-prompt", b->args->n_prompt, 0, MAX_TOKENS, &n_prompt, &n_prompts)) <
-            0 &&
-        (code = parse_ints("--n-gen", b->args->n_gen, 0, MAX_TOKENS, &n_gen, &n_gens)) < 0) {
-        results = calloc(n_prompts + n_gens, sizeof *results);
-        n = results ? plan_results(n_prompt, n_prompts, n_gen, n_gens, results) : 0;
+    for (int i = 0; i < N_LISTS && code < 0; i++)
+        code = parse_ints(lists[i].option, lists[i].text, lists[i].min, lists[i].max,
+                          &lists[i].to->items, &lists[i].to->n);
+    if (code < 0) {
+        results = calloc(n_prompt.n + n_gen.n * n_seq.n, sizeof *results);
+        n = results ? plan_results(&n_prompt, &n_gen, &n_seq, results) : 0;
         if (!results) {
             code = out_of_memory();
         } else if (n == 0) {
@@ -372,14 +474,14 @@ static int run_lists(bench *b)
     }
     for (size_t i = 0; i < n; i++) free(results[i].samples_ns);
     free(results);
-    free(n_prompt);
-    free(n_gen);
+    for (int i = 0; i < N_LISTS; i++) free(lists[i].to->items);
     return code;
 }
 
 static int run(const command *self, int argc, char **argv)
 {
-    bench_args args = {.n_prompt = "512", .n_gen = "128", .repeats = 5, .output = OUTPUT_UNSET};
+    bench_args args = {
+        .n_prompt = "512", .n_gen = "128", .n_seq = "1", .repeats = 5, .output = OUTPUT_UNSET};
     bench b = {.args = &args};
     static int cpus[MAX_THREADS];
     int n_cores = 1, code = args_parse(self, argc, argv, &args);
@@ -399,15 +501,16 @@ static int run(const command *self, int argc, char **argv)
         print_shapes(stdout);
         return out_finish();
     }
-    if (args.quant && !args.shape) {
-        complain("--quant is the block type of --shape; a file has its own");
+    if ((args.quant || args.write) && !args.shape) {
+        complain(args.quant ? "--quant is the block type of --shape; a file has its own"
+                            : "--write is for --shape; a file is there already");
         return CODE_USAGE;
     }
     /* The library's own choice, made here so that the results can say it. */
     if (args.common.n_threads == 0 && os_cpus(cpus, MAX_THREADS, &n_cores) > 0)
         args.common.n_threads = n_cores;
     b.n_threads = args.common.n_threads;
-    code = run_lists(&b);
+    code = args.write ? write_shape(&b, args.write) : run_lists(&b);
     app_close(&b.app);
     shape_model_close(b.made);
     free(b.name);
@@ -421,11 +524,15 @@ const command cmd_bench = {
     .details =
         "Rows are named pp512 (a prompt of 512 tokens at once) and tg128 (128 tokens one after the "
         "other), each warmed up once, then measured --repeats times from an empty sequence, with "
-        "random tokens. The figures are the mean and the standard deviation. --shape makes a model "
-        "in memory, so nothing needs to be fetched.",
+        "random tokens; in tg128x8 eight sequences generate 128 tokens each, and all of these "
+        "count. "
+        "The figures are the mean and the standard deviation. --shape makes a model in memory, so "
+        "nothing needs to be fetched.",
     .examples = "  sobre bench smollm2\n"
                 "  sobre bench smollm2 -p 128,512 -n 0 -t 4 -r 10 -o md\n"
-                "  sobre bench --shape tinyllama-1.1b --quant Q8_0 -o json\n",
+                "  sobre bench smollm2 -p 0 -n 128 --n-seq 1,2,4,8,16,32\n"
+                "  sobre bench --shape tinyllama-1.1b --quant Q8_0 -o json\n"
+                "  sobre bench --shape tinyllama-1.1b --quant Q8_0 --write tinyllama.gguf\n",
     .takes = TAKES_DEVICE | TAKES_EXACT | TAKES_JSON | TAKES_QUIET | TAKES_LIMIT | TAKES_BLAS,
     .options = options,
     .n_options = sizeof options / sizeof *options,

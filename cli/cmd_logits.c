@@ -31,7 +31,7 @@ static const option options[] = {
 static const char *const positional[] = {"MODEL"};
 
 /* Evaluates `n` more tokens and writes their rows. */
-static int evaluate(app *a, npy_file *npy, const int32_t *ids, size_t at, size_t n)
+static int evaluate(app *a, out_file *npy, const int32_t *ids, size_t at, size_t n)
 {
     const sobre_entry entry = {
         .pos = (int32_t)at, .n_tokens = (int32_t)n, .want = SOBRE_WANT_ALL, .ids = ids + at};
@@ -44,7 +44,7 @@ static int evaluate(app *a, npy_file *npy, const int32_t *ids, size_t at, size_t
         const float *row;
         status = sobre_session_logits(a->session, i, &row);
         if (status < 0) break;
-        const int code = npy_write(npy, row, (size_t)a->info->n_vocab);
+        const int code = out_file_write(npy, row, (size_t)a->info->n_vocab * sizeof *row);
         if (code >= 0) return code;
     }
     return status < 0 ? app_fail(a, status) : -1;
@@ -54,7 +54,7 @@ static int write_logits(app *a, const logits_args *args, const int32_t *ids, siz
 {
     sobre_fit_options fit = app_fit_options(a);
     const sobre_session_options session = app_session_options(a);
-    npy_file npy = {0};
+    out_file npy = {0};
     int code;
 
     if (fit.n_ctx == 0) fit.n_ctx = (int32_t)n;
@@ -65,11 +65,11 @@ static int write_logits(app *a, const logits_args *args, const int32_t *ids, siz
     for (size_t at = 0; at < n; at += chunk) {
         code = evaluate(a, &npy, ids, at, n - at < chunk ? n - at : chunk);
         if (code >= 0) {
-            npy_discard(&npy);
+            out_file_discard(&npy);
             return code;
         }
     }
-    return npy_finish(&npy);
+    return out_file_finish(&npy);
 }
 
 static int open_and_write(app *a, const logits_args *args, int64_t chunk)

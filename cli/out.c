@@ -235,24 +235,69 @@ int out_json(json_t *value, size_t flags)
     return out_finish();
 }
 
-/* --- NPY */
+/* --- Files */
 
 /* `path`: what could not be written, NULL for standard output. */
-static int npy_fail(npy_file *npy, const char *path)
+static int out_file_fail(out_file *f, const char *path)
 {
     const int error = errno;
     if (!path && error == EPIPE) return CODE_PIPE;
     complain("cannot write %s: %s", path ? path : "to standard output", strerror(error));
-    npy_discard(npy);
+    out_file_discard(f);
     return CODE_FAILED;
 }
 
-int npy_open(const char *path, uint64_t n_rows, uint64_t n_cols, npy_file *ret_npy)
+int out_file_open(const char *path, out_file *ret_file)
+{
+    out_file f = {.file = stdout, .path = path};
+
+    if (strcmp(path, "-") != 0) {
+        if (sys_is_folder(path)) {
+            complain("%s is a folder; give the file to write", path);
+            return CODE_FAILED;
+        }
+        f.part = malloc(strlen(path) + sizeof ".part");
+        if (!f.part) return out_of_memory();
+        strcat(strcpy(f.part, path), ".part");
+        f.file = sys_open(f.part, "wb");
+        if (!f.file) return out_file_fail(&f, f.part);
+    }
+    *ret_file = f;
+    return -1;
+}
+
+int out_file_write(out_file *f, const void *data, size_t size)
+{
+    return fwrite(data, 1, size, f->file) == size ? -1 : out_file_fail(f, f->part);
+}
+
+int out_file_finish(out_file *f)
+{
+    if (!f->part) return out_finish();
+    const bool closed = fclose(f->file) == 0;
+    f->file = NULL;
+    if (!closed) return out_file_fail(f, f->part);
+    if (!sys_replace(f->part, f->path)) return out_file_fail(f, f->path);
+    free(f->part);
+    *f = (out_file){0};
+    return CODE_OK;
+}
+
+void out_file_discard(out_file *f)
+{
+    if (!f->part) return;
+    if (f->file) fclose(f->file);
+    sys_remove(f->part);
+    free(f->part);
+    *f = (out_file){0};
+}
+
+int npy_open(const char *path, uint64_t n_rows, uint64_t n_cols, out_file *ret_file)
 {
     static const uint16_t one = 1;
     const char order = *(const unsigned char *)&one ? '<' : '>'; /* of this machine's bytes */
-    npy_file npy = {.file = stdout, .path = path};
     unsigned char header[128];
+    int code;
 
     /* Magic, version 1.0, the length of what follows; padded so that data starts at 128. */
     memset(header, ' ', sizeof header);
@@ -263,44 +308,6 @@ int npy_open(const char *path, uint64_t n_rows, uint64_t n_cols, npy_file *ret_n
     header[10 + n] = ' ';
     header[sizeof header - 1] = '\n';
 
-    if (strcmp(path, "-") != 0) {
-        if (sys_is_folder(path)) {
-            complain("%s is a folder; give the file to write", path);
-            return CODE_FAILED;
-        }
-        npy.part = malloc(strlen(path) + sizeof ".part");
-        if (!npy.part) return out_of_memory();
-        strcat(strcpy(npy.part, path), ".part");
-        npy.file = sys_open(npy.part, "wb");
-    }
-    if (!npy.file || fwrite(header, sizeof header, 1, npy.file) != 1)
-        return npy_fail(&npy, npy.part);
-    *ret_npy = npy;
-    return -1;
-}
-
-int npy_write(npy_file *npy, const float *values, size_t n)
-{
-    return fwrite(values, sizeof *values, n, npy->file) == n ? -1 : npy_fail(npy, npy->part);
-}
-
-int npy_finish(npy_file *npy)
-{
-    if (!npy->part) return out_finish();
-    const bool closed = fclose(npy->file) == 0;
-    npy->file = NULL;
-    if (!closed) return npy_fail(npy, npy->part);
-    if (!sys_replace(npy->part, npy->path)) return npy_fail(npy, npy->path);
-    free(npy->part);
-    *npy = (npy_file){0};
-    return CODE_OK;
-}
-
-void npy_discard(npy_file *npy)
-{
-    if (!npy->part) return;
-    if (npy->file) fclose(npy->file);
-    sys_remove(npy->part);
-    free(npy->part);
-    *npy = (npy_file){0};
+    if ((code = out_file_open(path, ret_file)) >= 0) return code;
+    return out_file_write(ret_file, header, sizeof header);
 }

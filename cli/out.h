@@ -59,16 +59,18 @@ json_t *json_text(const char *text, size_t size);
 /* Prints a value on lines of its own and drops it; an exit code. */
 int out_json(json_t *value, size_t flags);
 
-/* --- NPY: float32 [n_rows, n_cols], written row by row next to its place and renamed at the end.
- * Kern et al., NumPy enhancement proposal 1. "-" is standard output. */
-typedef struct npy_file {
+/* --- Files: written next to their place and renamed at the end. "-" is standard output. Each
+ * returns an exit code after a message, or -1 to go on. */
+typedef struct out_file {
     FILE *file;
     const char *path;
     char *part; /* NULL: standard output */
-} npy_file;
-int npy_open(const char *path, uint64_t n_rows, uint64_t n_cols, npy_file *ret_npy);
-int npy_write(npy_file *npy, const float *values, size_t n);
-int npy_finish(npy_file *npy);
-void npy_discard(npy_file *npy); /* after a failure: removes what was written */
+} out_file;
+int out_file_open(const char *path, out_file *ret_file);
+int out_file_write(out_file *f, const void *data, size_t size);
+int out_file_finish(out_file *f);   /* CODE_OK if all went well */
+void out_file_discard(out_file *f); /* after a failure: removes what was written */
+/* Begins a file of float32 [n_rows, n_cols]. Kern et al., NumPy enhancement proposal 1. */
+int npy_open(const char *path, uint64_t n_rows, uint64_t n_cols, out_file *ret_file);
 
 #endif

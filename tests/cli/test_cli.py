@@ -83,6 +83,8 @@ class Usage(Program):
             (["bench"], "MODEL is missing"),
             (["bench", "m", "-p", "0", "-n", "0"], "nothing to measure"),
             (["bench", "m", "--quant", "Q4_0"], "block type of --shape"),
+            (["bench", "m", "--write", "file"], "--write is for --shape"),
+            (["bench", "m", "--n-seq", "0"], "--n-seq"),
             (["bench", "m", "--json", "-o", "table"], "--json is -o json"),
             (["bench", "m", "-o", "csv", "--json"], "--json is -o json"),
             (["bench", "--shape", "none"], "smollm2-135m"),
@@ -484,7 +486,7 @@ class Chat(Terminal):
 
 class Bench(Program):
     FIELDS = ["model_filename", "model_type", "model_size", "model_n_params", "backend", "device",
-              "n_threads", "n_prompt", "n_gen", "avg_ts", "stddev_ts", "samples_ts",
+              "n_threads", "n_prompt", "n_gen", "n_seq", "avg_ts", "stddev_ts", "samples_ts",
               "launches_per_token"]
     ARGS = ["-p", "16,32", "-n", "4", "-r", "3"]
 
@@ -521,6 +523,18 @@ class Bench(Program):
         rows = self.json("bench", self.models["whole"], "-p", 0, "-n", 2, "-r", 1, "--json")
         self.assertEqual([row["test"] for row in rows], ["tg2"])
 
+    def test_several_sequences(self):
+        rows = self.json("bench", self.models["whole"], "-p", 8, "-n", "2,3", "--n-seq", "1,8", "-r",
+                         2, "--json")
+        self.assertEqual([row["test"] for row in rows], ["pp8", "tg2", "tg2x8", "tg3", "tg3x8"])
+        self.assertEqual([row["n_seq"] for row in rows], [1, 1, 8, 1, 8])
+        for row in rows:  # the tokens of all sequences
+            tokens = (row["n_prompt"] + row["n_gen"]) * row["n_seq"]
+            for ns, rate in zip(row["samples_ns"], row["samples_ts"]):
+                self.assertAlmostEqual(tokens * 1e9 / ns, rate, delta=1e-6 * rate)
+        single, batched = rows[1], rows[2]  # as many evaluations, for eight times the tokens
+        self.assertAlmostEqual(single["launches_per_token"] / 8, batched["launches_per_token"], 6)
+
     def test_shapes(self):
         self.assertIn("tinyllama-1.1b", self.out("bench", "--shape", "list"))
         for quant in ["Q4_0", "Q6_K"]:
@@ -528,6 +542,17 @@ class Bench(Program):
                              0, "-r", 1, "--json")
             self.assertEqual(rows[0]["model_n_params"], 134515008)
             self.assertEqual(rows[0]["model_filename"], "shape:smollm2-135m")
+
+    def test_shapes_as_files(self):
+        path = self.path("shape.gguf")
+        self.out("bench", "--shape", "smollm2-135m", "--quant", "Q4_K", "--write", path)
+        rows = self.json("bench", path, "-p", 1, "-n", 0, "-r", 1, "--json")
+        self.assertEqual(rows[0]["model_n_params"], 134515008)
+        self.assertLess(os.path.getsize(path) - rows[0]["model_size"], 1 << 15)
+        os.remove(path)
+        self.sobre("bench", "--shape", "none", "--write", path, code=2)
+        self.sobre("bench", "--shape", "smollm2-135m", "--write", self.folder, code=1)
+        self.assertFalse(os.path.exists(path))
 
 
 class Inspect(Program):
