@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "mm_rig.h"
+#include "../bench/peak.h"
 
 static inline double bench_now(void)
 {
@@ -16,77 +17,34 @@ static inline double bench_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* --- Probes: operations or bytes a second in billions */
+/* --- Peaks: operations or bytes a second in billions, of the best instruction set */
 
-#if defined(__x86_64__)
-#include <immintrin.h>
+enum { BENCH_ROUNDS = 500000 };
 
-/* Byte products and 16-bit sums that wait for nothing. */
-__attribute__((target("avx2"))) static inline double bench_int8_peak(void)
-{
-    enum { N = 1000000, CHAINS = 8 };
-    __m256i sum[CHAINS], w = _mm256_set1_epi8(3), x = _mm256_set1_epi8(5);
-    for (int i = 0; i < CHAINS; i++) sum[i] = _mm256_setzero_si256();
-    double start = bench_now();
-    for (int n = 0; n < N; n++) {
-        for (int i = 0; i < CHAINS; i++) {
-            __asm__ volatile("" : "+x"(w));
-            sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(w, x));
-        }
-    }
-    double seconds = bench_now() - start;
-    for (int i = 0; i < CHAINS; i++) __asm__ volatile("" : : "x"(sum[i]));
-    return 64.0 * CHAINS * N / seconds / 1e9;
-}
-
-__attribute__((target("avx2,fma"))) static inline double bench_f32_peak(void)
-{
-    enum { N = 500000, CHAINS = 10 };
-    __m256 sum[CHAINS], w = _mm256_set1_ps(1e-9f);
-    for (int i = 0; i < CHAINS; i++) sum[i] = _mm256_setzero_ps();
-    double start = bench_now();
-    for (int n = 0; n < N; n++) {
-        for (int i = 0; i < CHAINS; i++) {
-            __asm__ volatile("" : "+x"(w));
-            sum[i] = _mm256_fmadd_ps(w, w, sum[i]);
-        }
-    }
-    double seconds = bench_now() - start;
-    for (int i = 0; i < CHAINS; i++) __asm__ volatile("" : : "x"(sum[i]));
-    return 16.0 * CHAINS * N / seconds / 1e9;
-}
-
-__attribute__((target("avx2"))) static inline double bench_read_peak(const uint8_t *data,
-                                                                     size_t size)
-{
-    enum { CHAINS = 8 };
-    __m256i sum[CHAINS];
-    for (int j = 0; j < CHAINS; j++) sum[j] = _mm256_setzero_si256();
-    double start = bench_now();
-    for (size_t i = 0; i + CHAINS * 32 <= size; i += CHAINS * 32) {
-        for (size_t j = 0; j < CHAINS; j++) {
-            __m256i v = _mm256_load_si256((const __m256i *)(data + i + 32 * j));
-            sum[j] = _mm256_add_epi64(sum[j], v);
-        }
-    }
-    double seconds = bench_now() - start;
-    for (int j = 0; j < CHAINS; j++) __asm__ volatile("" : : "x"(sum[j]));
-    return (double)size / seconds / 1e9;
-}
-#else
 static inline double bench_int8_peak(void)
 {
-    return NAN;
+    const peak_loops *loops = peak_loops_get(SOBRE_CPU_BEST);
+    double start = bench_now();
+    loops->int8(BENCH_ROUNDS);
+    return loops->int8_ops * BENCH_ROUNDS / (bench_now() - start) / 1e9;
 }
+
 static inline double bench_f32_peak(void)
 {
-    return NAN;
+    const peak_loops *loops = peak_loops_get(SOBRE_CPU_BEST);
+    double start = bench_now();
+    loops->f32(BENCH_ROUNDS);
+    return loops->f32_ops * BENCH_ROUNDS / (bench_now() - start) / 1e9;
 }
+
+/* Data is aligned to 64 bytes. */
 static inline double bench_read_peak(const uint8_t *data, size_t size)
 {
-    return NAN;
+    const peak_loops *loops = peak_loops_get(SOBRE_CPU_BEST);
+    double start = bench_now();
+    loops->read(data, size / 512 * 512);
+    return (double)size / (bench_now() - start) / 1e9;
 }
-#endif
 
 /* --- Products */
 
@@ -189,10 +147,10 @@ static inline int bench(const char *only)
                  {SOBRE_Q6_K, false}, {SOBRE_Q2_K, false}, {SOBRE_F16, false},  {SOBRE_BF16, false},
                  {SOBRE_F32, false},  {SOBRE_Q4_1, true},  {SOBRE_Q8_0, true}};
     const mm_kernels *kernels = mm_kernels_get(SOBRE_CPU_BEST);
-    printf("%s, one thread; peaks are those of AVX2 and of plain reads\n"
+    printf("%s, one thread; peaks are those of %s and of plain reads\n"
            "weights act   %d tokens                 one token                pack         "
            "prepare\n",
-           cpu_isa_name(kernels->isa), BENCH_TOKENS);
+           cpu_isa_name(kernels->isa), peak_loops_get(SOBRE_CPU_BEST)->int8_name, BENCH_TOKENS);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         if (only && strcmp(only, dtype_get(cases[i].dtype)->name) != 0) continue;
         bench_type(kernels, cases[i].dtype, cases[i].exact);
