@@ -5,7 +5,7 @@
 #include "dtype.h"
 #include "quant.h"
 
-const sobre_cpu_isa rig_isas[3] = {SOBRE_CPU_SCALAR, SOBRE_CPU_AVX2, SOBRE_CPU_AVX512};
+const sobre_cpu_isa rig_isas[N_ISAS] = {ISAS(LIST_ISA, 0)};
 
 /* --- Devices */
 
@@ -24,14 +24,14 @@ int32_t rig_devices(rig_device devices[RIG_MAX_DEVICES])
     while (*at) {
         rig_device d = {.n_threads = 1};
         size_t size = strcspn(at, ","), colon = strcspn(at, ",:");
-        assert_true(n + 3 <= RIG_MAX_DEVICES && colon < sizeof d.backend);
+        assert_true(n + N_ISAS <= RIG_MAX_DEVICES && colon < sizeof d.backend);
         snprintf(d.name, sizeof d.name, "%.*s", (int)size, at);
         snprintf(d.backend, sizeof d.backend, "%.*s", (int)colon, at);
         if (colon < size) d.index = (int32_t)atoi(at + colon + 1);
         if (strcmp(d.backend, "cpu") != 0)
             devices[n++] = d;
         else
-            for (int i = 0; i < 3; i++)
+            for (int i = 0; i < N_ISAS; i++)
                 if (colon == size || i == d.index) devices[n++] = rig_cpu(rig_isas[i], 3);
         at += size + (at[size] == ',');
     }
@@ -54,7 +54,7 @@ void rig_device_need(const rig_device *device)
 
 sobre_cpu_isa rig_isa(void **state)
 {
-    sobre_cpu_isa isa = *(const sobre_cpu_isa *)*state;
+    sobre_cpu_isa isa = (sobre_cpu_isa)(uintptr_t)*state;
     rig_device_need(&(rig_device){.backend = "cpu", .isa = isa});
     return isa;
 }

@@ -18,6 +18,7 @@
 #include "support.h"
 
 #include "context.h"
+#include "isas.h"
 #include "null.h"
 #include "random_weights.h"
 
@@ -55,14 +56,11 @@ bool rig_is_null(const rig_device *device);
  * play. */
 bool rig_computes(const rig_device *device);
 
+extern const sobre_cpu_isa rig_isas[N_ISAS]; /* the scalar one first */
+
 /* A CPU test once for each instruction set. */
-extern const sobre_cpu_isa rig_isas[3];
-#define RIG_TESTS(f)                                                   \
-    {#f ", scalar", f, NULL, NULL, (void *)(uintptr_t)&rig_isas[0]},   \
-        {#f ", AVX2", f, NULL, NULL, (void *)(uintptr_t)&rig_isas[1]}, \
-    {                                                                  \
-#f ", AVX-512", f, NULL, NULL, (void *)(uintptr_t)&rig_isas[2] \
-    }
+#define RIG_TEST(f, isa, name) {#f ", " name, f, NULL, NULL, (void *)(uintptr_t)(isa)},
+#define RIG_TESTS(f)           ISAS(RIG_TEST, f)
 /* The instruction set that a test of RIG_TESTS is for. */
 sobre_cpu_isa rig_isa(void **state);
 

@@ -5,6 +5,7 @@
  * bits however the work is batched and shared. mm_simde is this test with AVX-512 through SIMDe.
  * `test_mm --bench [TYPE]` times the products beside the machine's peaks instead.
  */
+#include "isas.h"
 #include "mm_rig.h"
 
 #include "mm_bench.h"
@@ -18,8 +19,7 @@ enum {
     N_COL_COUNTS = sizeof(col_counts) / sizeof(col_counts[0]),
     N_TOKEN_COUNTS = sizeof(token_counts) / sizeof(token_counts[0])
 };
-static const sobre_cpu_isa isas[] = {SOBRE_CPU_SCALAR, SOBRE_CPU_AVX2, SOBRE_CPU_AVX512};
-enum { N_ISAS = sizeof(isas) / sizeof(isas[0]) };
+static const sobre_cpu_isa isas[N_ISAS] = {ISAS(LIST_ISA, 0)};
 
 static const mm_prologue no_norm = {.norm = {SOBRE_NORM_NONE, 0}};
 

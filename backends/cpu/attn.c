@@ -62,6 +62,9 @@ const attn_kernels *attn_kernels_get(sobre_cpu_isa isa, sobre_kv_type type)
 #if defined(__x86_64__)
     case SOBRE_CPU_AVX2: return &attn_kernels_avx2[i];
     case SOBRE_CPU_AVX512: return &attn_kernels_avx512[i];
+#elif defined(__aarch64__)
+    case SOBRE_CPU_DOTPROD:
+    case SOBRE_CPU_I8MM: return &attn_kernels_neon[i];
 #endif
     default: return NULL;
     }

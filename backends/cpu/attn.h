@@ -56,6 +56,8 @@ enum { ATTN_N_TYPES = 2 };
 extern const attn_kernels attn_kernels_scalar[ATTN_N_TYPES];
 #if defined(__x86_64__)
 extern const attn_kernels attn_kernels_avx2[ATTN_N_TYPES], attn_kernels_avx512[ATTN_N_TYPES];
+#elif defined(__aarch64__)
+extern const attn_kernels attn_kernels_neon[ATTN_N_TYPES];
 #endif
 
 /* Bytes of a page, a multiple of 64; false for a type that there is no layout for, and on

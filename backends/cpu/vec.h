@@ -29,6 +29,8 @@ const vec_kernels *vec_kernels_get(sobre_cpu_isa isa);
 extern const vec_kernels vec_kernels_scalar;
 #if defined(__x86_64__)
 extern const vec_kernels vec_kernels_avx2, vec_kernels_avx512;
+#elif defined(__aarch64__)
+extern const vec_kernels vec_kernels_neon;
 #endif
 
 /* Rotation is ret[i] = x[i] * cos[i] + x[partner of i] * sin[i], the minus sign being in sin. */

@@ -110,6 +110,9 @@ const vec_kernels *vec_kernels_get(sobre_cpu_isa isa)
 #if defined(__x86_64__)
     case SOBRE_CPU_AVX2: return &vec_kernels_avx2;
     case SOBRE_CPU_AVX512: return &vec_kernels_avx512;
+#elif defined(__aarch64__)
+    case SOBRE_CPU_DOTPROD:
+    case SOBRE_CPU_I8MM: return &vec_kernels_neon;
 #endif
     default: return NULL;
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A small vocabulary of vectors of floats (vf) and 32-bit integers (vi): AVX2 with FMA and F16C,
- * 8 lanes. vmath_avx512.h speaks the same with 16 lanes; vmath.h adds the functions. Include one of
- * the two in a file that is compiled for its instruction set. */
+ * 8 lanes. vmath_avx512.h speaks the same with 16 lanes, arm/vmath_neon.h with 4; vmath.h adds the
+ * functions. Include one of them in a file that is compiled for its instruction set. */
 #ifndef SOBRE_VMATH_AVX2_H
 #define SOBRE_VMATH_AVX2_H
 

@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: MIT */
+/* Attention kernels for NEON. */
+#include "vmath_neon.h"
+
+#define ATTN_KERNELS attn_kernels_neon
+#define ATTN_VECTORS 4
+#include "attn_vf.h"
