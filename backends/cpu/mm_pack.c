@@ -83,9 +83,10 @@ static bool all_finite(const float *x, int n)
  * float types, values) are finite. */
 
 /* Steps 0 .. 7 of a block's bytes, their bits [at, at + bits), to the words of a plane. */
-static void put_plane(const uint8_t *u, const int at, const int bits, int lane, uint8_t *plane)
+static inline void put_plane(const uint8_t *u, const int at, const int bits, int lane,
+                             uint8_t *plane)
 {
-    const uint32_t mask = (0xffu >> (8 - bits)) * 0x01010101u;
+    const uint32_t mask = ((1u << bits) - 1) * 0x01010101u;
     uint32_t steps[MM_STEPS];
     memcpy(steps, u, sizeof steps);
     for (int w = 0; w < bits; w++) {
@@ -97,23 +98,9 @@ static void put_plane(const uint8_t *u, const int at, const int bits, int lane, 
     }
 }
 
-/* A block of 32 columns, whose planes' word 0 is at `low` and `high`. */
-static void put_block(const mm_kind_info *kind, const uint8_t *u, int lane, uint8_t *low,
-                      uint8_t *high)
-{
-    switch (kind->low) { /* constants make the loops straight lines */
-    case 2: put_plane(u, 0, 2, lane, low); break;
-    case 4: put_plane(u, 0, 4, lane, low); break;
-    default: put_plane(u, 0, 8, lane, low); break;
-    }
-    if (kind->high == 1 && kind->low == 2) put_plane(u, 2, 1, lane, high);
-    if (kind->high == 1 && kind->low == 4) put_plane(u, 4, 1, lane, high);
-    if (kind->high == 2) put_plane(u, 4, 2, lane, high);
-}
-
 /* One block of the file at column `col` of its panel. */
-static bool pack_block(const mm_kind_info *kind, const quant_form *form, const quant_parts *p,
-                       int32_t n_cols, int64_t col, int lane, uint8_t *panel)
+static inline MM_INLINED bool pack_block(const mm_kind_info *kind, const quant_parts *p,
+                                         const int n_cols, int64_t col, int lane, uint8_t *panel)
 {
     const int at = (int)(col % kind->unit), first_group = at / kind->group;
     uint8_t *unit = panel + col / kind->unit * kind->unit_size;
@@ -128,30 +115,41 @@ static bool pack_block(const mm_kind_info *kind, const quant_form *form, const q
     }
     for (int i = 0; i < n_cols; i += MM_BLOCK) {
         const int block = (at + i) / MM_BLOCK;
-        put_block(kind, p->u + i, lane, unit + kind->low_at + block * kind->low * MM_PANEL * 4,
+        put_plane(p->u + i, 0, kind->low, lane,
+                  unit + kind->low_at + block * kind->low * MM_PANEL * 4);
+        put_plane(p->u + i, kind->low, kind->high, lane,
                   unit + kind->high_at + block * kind->high * MM_PANEL * 4);
     }
-    if (form->wide_scale) return (p->d & 0x7f80) != 0x7f80;
+    if (kind->wide_scale) return (p->d & 0x7f80) != 0x7f80;
     return f16_is_finite(p->d) && (!kind->has_min || f16_is_finite(p->m));
 }
 
-static bool pack_quant(const mm_kind_info *kind, const mm_weight *w, const uint8_t *row, int lane,
-                       uint8_t *panel)
+static inline MM_INLINED bool pack_quant(const mm_kind kind_id, const mm_weight *w,
+                                         const uint8_t *row, int lane, uint8_t *panel)
 {
-    const dtype_info *info = dtype_get(w->dtype);
-    const quant_form *form = quant_form_get(w->dtype);
+    const mm_kind_info *kind = &mm_kinds[kind_id];
+    const int block = kind->unit == MM_UNIT ? MM_BLOCK : kind->unit; /* of the file */
+    const int32_t size = dtype_get(w->dtype)->size;
     quant_parts p;
     bool finite = true;
-    for (int64_t col = 0; col < w->n_cols; col += info->block, row += info->size) {
+    for (int64_t col = 0; col < w->n_cols; col += block, row += size) {
         quant_split(w->dtype, row, &p);
-        finite &= pack_block(kind, form, &p, info->block, col, lane, panel);
+        finite &= pack_block(kind, &p, block, col, lane, panel);
     }
     return finite;
 }
 
+/* For each kind, so that its numbers are constants. */
+#define X(kind, name)                                                                         \
+    static bool pack_##name(const mm_weight *w, const uint8_t *row, int lane, uint8_t *panel) \
+    {                                                                                         \
+        return pack_quant(MM_KIND_##kind, w, row, lane, panel);                               \
+    }
+MM_QUANT_KINDS(X)
+#undef X
+
 /* F16 and BF16 as they are. */
-static bool pack_halves(const mm_kind_info *kind, const mm_weight *w, const uint8_t *row, int lane,
-                        uint8_t *panel)
+static bool pack_halves(const mm_weight *w, const uint8_t *row, int lane, uint8_t *panel)
 {
     const uint16_t exponent = w->kind == MM_KIND_F16 ? 0x7c00 : 0x7f80;
     bool finite = true;
@@ -164,8 +162,7 @@ static bool pack_halves(const mm_kind_info *kind, const mm_weight *w, const uint
 }
 
 /* F32, and F64 rounded to it. */
-static bool pack_floats(const mm_kind_info *kind, const mm_weight *w, const uint8_t *row, int lane,
-                        uint8_t *panel)
+static bool pack_floats(const mm_weight *w, const uint8_t *row, int lane, uint8_t *panel)
 {
     float x[CHUNK];
     bool finite = true;
@@ -181,25 +178,23 @@ static bool pack_floats(const mm_kind_info *kind, const mm_weight *w, const uint
 sobre_status mm_pack(const sobre_host *host, const mm_weight *w, const char *name, uint8_t *to,
                      int64_t row, int64_t n_rows, const void *data)
 {
-    const bool halves = w->kind == MM_KIND_F16 || w->kind == MM_KIND_BF16;
-    const bool quant = w->kind < MM_N_QUANT_KINDS;
-    const mm_kind_info *kind = &mm_kinds[w->kind];
-    bool (*pack)(const mm_kind_info *, const mm_weight *, const uint8_t *, int, uint8_t *) =
-        quant    ? pack_quant
-        : halves ? pack_halves
-                 : pack_floats;
+#define X(kind, name) [MM_KIND_##kind] = pack_##name,
+    static bool (*const pack[MM_N_KINDS])(const mm_weight *, const uint8_t *, int, uint8_t *) = {
+        MM_QUANT_KINDS(X) X(F16, halves) X(BF16, halves) X(F32, floats)};
+#undef X
     uint64_t row_size = 0;
     dtype_row_size(w->dtype, w->n_cols, &row_size); /* mm_layout() saw that it fits */
     for (int64_t i = 0; i < n_rows; i++) {
         int lane = (int)((row + i) % MM_PANEL);
         uint8_t *panel = to + (uint64_t)((row + i) / MM_PANEL) * w->panel_size;
-        bool whole = n_rows - i >= MM_PANEL && w->n_cols % kind->unit == 0;
+        bool whole = n_rows - i >= MM_PANEL && w->n_cols % mm_kinds[w->kind].unit == 0;
         if (lane == 0 && !whole) memset(panel, 0, (size_t)w->panel_size);
-        if (pack(kind, w, (const uint8_t *)data + (uint64_t)i * row_size, lane, panel)) continue;
+        if (pack[w->kind](w, (const uint8_t *)data + (uint64_t)i * row_size, lane, panel)) continue;
         return host->fail(host->context, SOBRE_BAD_FORMAT,
                           "tensor '%s': row %lld has a %s that is not finite; the file is damaged, "
                           "fetch it again",
-                          name, (long long)(row + i), quant ? "scale" : "weight");
+                          name, (long long)(row + i),
+                          w->kind < MM_N_QUANT_KINDS ? "scale" : "weight");
     }
     return SOBRE_OK;
 }
