@@ -15,10 +15,12 @@
 
 /* So many sums that none waits for another, and that registers hold them; by name, since compilers
  * keep arrays in memory. */
-#define EACH_SUM(X, arg)                                                                    \
-    X(s0, arg)                                                                              \
-    X(s1, arg) X(s2, arg) X(s3, arg) X(s4, arg) X(s5, arg) X(s6, arg) X(s7, arg) X(s8, arg) \
-        X(s9, arg) X(s10, arg) X(s11, arg)
+/* clang-format off */
+#define EACH_SUM(X, arg)                                      \
+    X(s0, arg) X(s1, arg) X(s2, arg) X(s3, arg) X(s4, arg)    \
+    X(s5, arg) X(s6, arg) X(s7, arg) X(s8, arg) X(s9, arg)    \
+    X(s10, arg) X(s11, arg)
+/* clang-format on */
 enum { N_SUMS = 12, N_READ_SUMS = 8 };
 
 #define DECLARE(s, type) type s = {0};
