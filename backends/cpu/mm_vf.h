@@ -67,32 +67,32 @@ static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const 
     }
 }
 
-/* One token and several panels: memory answers several streams faster than one. */
+/* One token and panels that lie one behind the other. Memory is read as one stream, further ahead
+ * than processors fetch by themselves, and on into the panels that come next. */
 static inline MM_INLINED void q8_panels(const mm_kind kind_id, const uint8_t *const *panels,
                                         int64_t n_units, const mm_act_block *x,
                                         const mm_fine_tile *fine, float *ret, int64_t ret_stride)
 {
+    enum { LINE = 64, AHEAD = 20 * LINE };
     const mm_kind_info *kind = &mm_kinds[kind_id];
-    vf acc[MM_STREAM_PANELS][ROW_VECTORS];
-    for (int p = 0; p < MM_STREAM_PANELS; p++) {
-        for (int v = 0; v < ROW_VECTORS; v++) acc[p][v] = vf_zero();
-    }
-    for (int64_t u = 0; u < n_units; u++, x += 2) {
-        for (int p = 0; p < MM_STREAM_PANELS; p++) {
-            const uint8_t *unit = panels[p] + u * kind->unit_size;
+    const int n_groups = MM_UNIT / kind->group;
+    for (int p = 0; p < MM_STREAM_PANELS; p++, ret += ret_stride) {
+        const uint8_t *unit = panels[p];
+        vf acc[1][ROW_VECTORS];
+        for (int v = 0; v < ROW_VECTORS; v++) acc[0][v] = vf_zero();
+        for (int64_t u = 0; u < n_units; u++, unit += kind->unit_size) {
             MM_UNROLL(4)
-            for (int g = 0; g < MM_UNIT / kind->group; g++) {
-                group_dots(kind, 1, unit, g, x, 0, &acc[p]);
+            for (int g = 0; g < n_groups; g++) {
+                const int begin = kind->unit_size * g / n_groups / LINE * LINE;
+                const int end = kind->unit_size * (g + 1) / n_groups / LINE * LINE;
+                for (int at = begin; at < end; at += LINE) __builtin_prefetch(unit + AHEAD + at);
+                group_dots(kind, 1, unit, g, x + 2 * u, 0, acc);
             }
         }
-    }
-    for (int32_t i = 0; i < fine->n; i++) {
-        for (int p = 0; p < MM_STREAM_PANELS; p++) {
-            block_dots(kind, 1, panels[p], fine->block[i], fine->rest, 0, &acc[p]);
+        for (int32_t i = 0; i < fine->n; i++) {
+            block_dots(kind, 1, panels[p], fine->block[i], fine->rest, 0, acc);
         }
-    }
-    for (int p = 0; p < MM_STREAM_PANELS; p++) {
-        for (int v = 0; v < ROW_VECTORS; v++) vf_store(ret + p * ret_stride + v * VF_N, acc[p][v]);
+        for (int v = 0; v < ROW_VECTORS; v++) vf_store(ret + v * VF_N, acc[0][v]);
     }
 }
 
