@@ -11,6 +11,7 @@ with random weights, made in the build folder. The build folder is brought up to
 Writes bench/results/cpu-NAME.json, with every run, and cpu-NAME.md. Method: docs/benchmark.md.
 """
 import argparse
+import collections
 import datetime
 import json
 import math
@@ -20,6 +21,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FLOATS = ["F32", "F16", "BF16"]  # multiplied in f32
@@ -91,9 +93,20 @@ def divergence(reference, logits):
 
 # --- Programs
 
+def busy_seconds():
+    """Of all processors since the start, what a host took from virtual ones included."""
+    with open("/proc/stat", encoding="ascii") as f:
+        ticks = list(map(int, f.readline().split()[1:9]))
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # but idle and iowait
+
+
+# What a program printed, its peak memory in bytes, and how many processors others kept busy.
+Run = collections.namedtuple("Run", "text memory others")
+
+
 def run(command):
-    """What a program prints, and its peak memory in bytes."""
-    # A file, not a pipe: wait4() reads the usage, and nothing has to be read meanwhile.
+    start, busy = time.monotonic(), busy_seconds()
+    # Files, not pipes: wait4() has the usage, and nothing has to be read meanwhile.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         _, status, usage = os.wait4(process.pid, 0)
@@ -102,16 +115,23 @@ def run(command):
         err.seek(0)
         if process.returncode:
             sys.exit(f"{' '.join(command)} failed\n{err.read().decode(errors='replace')}")
-        return out.read().decode(), usage.ru_maxrss * 1024
+        others = busy_seconds() - busy - usage.ru_utime - usage.ru_stime
+        return Run(out.read().decode(), usage.ru_maxrss * 1024,
+                   max(0, others / (time.monotonic() - start)))
 
 
 def run_json(*command):
-    return json.loads(run([str(word) for word in command])[0])
+    return json.loads(run([str(word) for word in command]).text)
 
 
 def test_name(row):
     name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
     return name + (f"x{row['n_seq']}" if row.get("n_seq", 1) > 1 else "")
+
+
+def speeds(text):
+    """Rows of either program; each is the median of its samples."""
+    return {test_name(row): median(row["samples_ts"]) for row in json.loads(text)}
 
 
 class Bench:
@@ -139,40 +159,40 @@ class Bench:
         return ["-p", str(a.n_prompt), "-n", str(a.n_gen), "-r", str(a.repeats), "-t",
                 str(n_threads), "-o", "json"]
 
-    def run_sobre(self, path, n_threads):
-        """Speeds and peak memory."""
-        command = [self.sobre, "bench", path, "--device", "cpu", "--isa", self.args.isa,
-                   *self.numbers(n_threads)]
-        text, memory = run(command)
-        speeds = {test_name(row): median(row["samples_ts"]) for row in json.loads(text)}
-        if self.args.n_seq:  # apart, since their caches are memory too
-            command[command.index("-p") + 1] = "0"
-            rows = json.loads(run([*command, "--n-seq", self.args.n_seq])[0])
-            speeds.update({test_name(row): median(row["samples_ts"]) for row in rows})
-        return speeds, memory
+    def run_sobre(self, path, n_threads, *options):
+        done = run([self.sobre, "bench", path, "--device", "cpu", "--isa", self.args.isa,
+                    *self.numbers(n_threads), *options])
+        return speeds(done.text), done
 
     def run_peer(self, path, n_threads):
-        rows = run_json(self.args.peer, "-m", path, *self.numbers(n_threads),
-                        *self.args.peer_args.split())
-        self.peer = f"llama.cpp {rows[0]['build_commit']}"
-        return {test_name(row): median(row["samples_ts"]) for row in rows}
+        done = run([self.args.peer, "-m", path, *self.numbers(n_threads),
+                    *self.args.peer_args.split()])
+        self.peer = f"llama.cpp {json.loads(done.text)[0]['build_commit']}"
+        return {"peer": speeds(done.text), "others_at_peer": done.others}
+
+    def run_batches(self, path, n_threads):
+        """Apart, since their caches are memory too; beside one sequence in the same process."""
+        rates, _ = self.run_sobre(path, n_threads, "-p", "0", "--n-seq", "1," + self.args.n_seq)
+        return {test: rate for test, rate in rates.items() if "x" in test}, batch_gains(rates)
 
     def pair(self, path, model, n_threads, peer_first):
         pair = {}
         if self.args.peer and peer_first:
-            pair["peer"] = self.run_peer(path, n_threads)
+            pair.update(self.run_peer(path, n_threads))
         pair["probe_before"] = self.probe(n_threads)
-        pair["sobre"], memory = self.run_sobre(path, n_threads)
+        pair["sobre"], done = self.run_sobre(path, n_threads)
         pair["probe_after"] = self.probe(n_threads)
         if self.args.peer and not peer_first:
-            pair["peer"] = self.run_peer(path, n_threads)
+            pair.update(self.run_peer(path, n_threads))
         if self.args.peer:
             pair["ratio"] = ratios(pair["sobre"], pair["peer"])
         pair["share"] = shares(model, pair["sobre"],
                                mean_of_probes(pair["probe_before"], pair["probe_after"]))
         if self.args.n_seq:
-            pair["batch_gain"] = batch_gains(pair["sobre"])
-        pair["over_file_bytes"] = memory - model["file_bytes"] - model["kv_bytes"]
+            batches, pair["batch_gain"] = self.run_batches(path, n_threads)
+            pair["sobre"].update(batches)
+        pair["others"] = done.others
+        pair["over_file_bytes"] = done.memory - model["file_bytes"] - model["kv_bytes"]
         return pair
 
     def measure(self, path, n_threads):
@@ -295,16 +315,18 @@ def markdown(results):
                     f"peer's being 1: {geometric_mean(values):.2f} (geometric mean), at most {max(values):.2f}.\n")
     for r in results["runs"]:
         text.append(f"\n## {r['model']}, {r['n_threads']} thread{'s' * (r['n_threads'] > 1)}\n\n"
-                    "Every pair; peaks before and after: int8 GOPS, f32 GFLOPS, GB/s read.\n\n")
+                    "Every pair; peaks before and after (int8 GOPS, f32 GFLOPS, GB/s read); "
+                    "processors that others kept busy during our run and the peer's.\n\n")
         columns = [(test, program) for test in r["pairs"][0]["sobre"]
                    for program in ["sobre", "peer"] if test in r["pairs"][0].get(program, {})]
         names = [test if program == "sobre" else "llama.cpp" for test, program in columns]
-        text.append(header([*names, "int8", "f32", "read"], 0))
+        text.append(header([*names, "int8", "f32", "read", "others"], 0))
         for pair in r["pairs"]:
             rates = [number(pair[program][test]) for test, program in columns]
             peaks = [f"{number(pair['probe_before'][key])}, {number(pair['probe_after'][key])}"
                      for key in ["int8_gops", "f32_gflops", "read_gbs"]]
-            text.append(row(*rates, *peaks))
+            others = [times(pair[key]) for key in ["others", "others_at_peer"] if key in pair]
+            text.append(row(*rates, *peaks, ", ".join(others)))
     return "".join(text)
 
 
@@ -347,7 +369,7 @@ def main():
     bench = Bench(args)
     paths = [bench.model_file(model) for model in args.models]
     results = {"date": datetime.date.today().isoformat(),
-               "sobre": run([bench.sobre, "--version"])[0].split()[-1],
+               "sobre": run([bench.sobre, "--version"]).text.split()[-1],
                "n_prompt": args.n_prompt, "n_gen": args.n_gen, "repeats": args.repeats,
                "accuracy": bench.accuracy(paths[0], args.golden) if args.golden else None,
                "runs": []}

@@ -30,7 +30,8 @@ def pair(sobre, peer, read=40.0):
     probe = {**PROBE, "read_gbs": read}
     return {"peer": peer, "probe_before": probe, "sobre": sobre, "probe_after": probe,
             "ratio": cpu.ratios(sobre, peer), "share": cpu.shares(MODEL, sobre, probe),
-            "batch_gain": cpu.batch_gains(sobre), "over_file_bytes": 20 * 10**6}
+            "batch_gain": cpu.batch_gains(sobre), "over_file_bytes": 20 * 10**6, "others": 0.01,
+            "others_at_peer": 1.5}
 
 
 PAIRS = [pair({"pp512": 1000, "tg128": 200, "tg128x8": 900}, {"pp512": 500, "tg128": 50}),
@@ -110,7 +111,8 @@ class Tables(unittest.TestCase):
         self.assertEqual([line[:5] for line in pairs[2:]],
                          [["1000", "500", "200", "50.0", "900"], ["900", "100", "300", "150", "900"],
                           ["800", "200", "100", "100", "600"]])
-        self.assertEqual([line[-1] for line in pairs[2:]], ["40.0, 40.0", "40.0, 40.0", "20.0, 20.0"])
+        self.assertEqual([line[-2] for line in pairs[2:]], ["40.0, 40.0", "40.0, 40.0", "20.0, 20.0"])
+        self.assertEqual(pairs[2][-1], "0.01, 1.50")
         self.assertIn("1.00 (geometric mean), at most 2.00", text)
 
     def test_only_generation(self):
@@ -134,7 +136,7 @@ class Programs(unittest.TestCase):
 
     def bench(self):
         bench = cpu.Bench(argparse.Namespace(
-            build=self.folder.name, isa="best", n_prompt=8, n_gen=2, repeats=2, n_seq="1,4",
+            build=self.folder.name, isa="best", n_prompt=8, n_gen=2, repeats=2, n_seq="4",
             rounds=2, peer=self.peer(), peer_args="--same"))
         bench.sobre, bench.bench_cpu = sys.argv[2:4]
         bench.probe = lambda n_threads: {**PROBE, "n_threads": n_threads}
@@ -157,6 +159,8 @@ class Programs(unittest.TestCase):
         self.assertEqual(len(run["pairs"]), 2)
         for p in run["pairs"]:
             self.assertEqual(list(p["sobre"]), ["pp8", "tg2", "tg2x4"])
+            self.assertEqual(list(p["batch_gain"]), ["tg2x4"])
+            self.assertGreaterEqual(p["others"], 0)
             self.assertEqual(p["peer"], {"pp8": 2, "tg2": 5})
             self.assertAlmostEqual(p["ratio"]["tg2"], p["sobre"]["tg2"] / 5)
         self.assertEqual(list(run["pairs"][0])[0], "peer")  # who is first takes turns
