@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Takes the place of backends/cpu/cpuid.c in tests that run the AVX-512 kernels through SIMDe: any
+/* Takes the place of backends/cpu/cpuid.c in tests that run the kernels with AVX-512 and AVX-VNNI through SIMDe: any
  * processor with AVX2 then has everything. */
 #include <stdio.h>
 
@@ -13,7 +13,11 @@ bool cpu_isa_resolve(sobre_cpu_isa asked, sobre_cpu_isa *ret_isa)
 
 const char *cpu_isa_name(sobre_cpu_isa isa)
 {
-    return isa == SOBRE_CPU_AVX512 ? "AVX-512 through SIMDe" : "less than AVX-512";
+    switch (isa) {
+    case SOBRE_CPU_AVX512: return "AVX-512 through SIMDe";
+    case SOBRE_CPU_AVXVNNI: return "AVX-VNNI through SIMDe";
+    default: return "less than AVX-VNNI";
+    }
 }
 
 void cpu_model_name(char *name, size_t size)

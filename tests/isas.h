@@ -12,9 +12,10 @@
     X(arg, SOBRE_CPU_DOTPROD, "DOTPROD") \
     X(arg, SOBRE_CPU_I8MM, "I8MM")
 #else
-#define ISAS(X, arg)                   \
-    X(arg, SOBRE_CPU_SCALAR, "scalar") \
-    X(arg, SOBRE_CPU_AVX2, "AVX2")     \
+#define ISAS(X, arg)                      \
+    X(arg, SOBRE_CPU_SCALAR, "scalar")    \
+    X(arg, SOBRE_CPU_AVX2, "AVX2")        \
+    X(arg, SOBRE_CPU_AVXVNNI, "AVX-VNNI") \
     X(arg, SOBRE_CPU_AVX512, "AVX-512")
 #endif
 #define COUNT_ISA(arg, isa, name) +1

@@ -60,7 +60,8 @@ const attn_kernels *attn_kernels_get(sobre_cpu_isa isa, sobre_kv_type type)
     switch (isa) {
     case SOBRE_CPU_SCALAR: return &attn_kernels_scalar[i];
 #if defined(__x86_64__)
-    case SOBRE_CPU_AVX2: return &attn_kernels_avx2[i];
+    case SOBRE_CPU_AVX2:
+    case SOBRE_CPU_AVXVNNI: return &attn_kernels_avx2[i];
     case SOBRE_CPU_AVX512: return &attn_kernels_avx512[i];
 #elif defined(__aarch64__)
     case SOBRE_CPU_DOTPROD:

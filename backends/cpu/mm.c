@@ -20,6 +20,7 @@ const mm_kernels *mm_kernels_get(sobre_cpu_isa isa)
     case SOBRE_CPU_SCALAR: return &mm_kernels_scalar;
 #if defined(__x86_64__)
     case SOBRE_CPU_AVX2: return &mm_kernels_avx2;
+    case SOBRE_CPU_AVXVNNI: return &mm_kernels_avxvnni;
     case SOBRE_CPU_AVX512: return &mm_kernels_avx512;
 #endif
     default: return NULL;

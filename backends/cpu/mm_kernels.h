@@ -253,7 +253,7 @@ typedef struct mm_kernels {
 
 extern const mm_kernels mm_kernels_scalar;
 #if defined(__x86_64__)
-extern const mm_kernels mm_kernels_avx2, mm_kernels_avx512;
+extern const mm_kernels mm_kernels_avx2, mm_kernels_avxvnni, mm_kernels_avx512;
 #endif
 
 #endif

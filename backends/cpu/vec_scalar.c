@@ -108,7 +108,8 @@ const vec_kernels *vec_kernels_get(sobre_cpu_isa isa)
     switch (isa) {
     case SOBRE_CPU_SCALAR: return &vec_kernels_scalar;
 #if defined(__x86_64__)
-    case SOBRE_CPU_AVX2: return &vec_kernels_avx2;
+    case SOBRE_CPU_AVX2:
+    case SOBRE_CPU_AVXVNNI: return &vec_kernels_avx2;
     case SOBRE_CPU_AVX512: return &vec_kernels_avx512;
 #elif defined(__aarch64__)
     case SOBRE_CPU_DOTPROD:

@@ -33,12 +33,36 @@ static inline __m512i simde_shim_cvtps_epi32(__m512 a)
     return simde__m512i_from_private(r_);
 }
 
+static inline __m512i simde_shim_cvtepi8_epi32(__m128i a)
+{
+    simde__m512i_private r_;
+    r_.m256i[0] = _mm256_cvtepi8_epi32(a);
+    r_.m256i[1] = _mm256_cvtepi8_epi32(_mm_srli_si128(a, 8));
+    return simde__m512i_from_private(r_);
+}
+
 static inline __m512i simde_shim_cvtepu16_epi32(__m256i a)
 {
     simde__m512i_private r_;
     r_.m256i[0] = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(a));
     r_.m256i[1] = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(a, 1));
     return simde__m512i_from_private(r_);
+}
+
+static inline __m128i simde_shim_cvtepi32_epi8(__m512i a)
+{
+    simde__m512i_private a_ = simde__m512i_to_private(a);
+    int8_t r[16];
+    for (int i = 0; i < 16; i++) r[i] = (int8_t)a_.i32[i];
+    return _mm_loadu_si128((const __m128i *)r);
+}
+
+static inline __m256i simde_shim_cvtepi32_epi16(__m512i a)
+{
+    simde__m512i_private a_ = simde__m512i_to_private(a);
+    int16_t r[16];
+    for (int i = 0; i < 16; i++) r[i] = (int16_t)a_.i32[i];
+    return _mm256_loadu_si256((const __m256i *)r);
 }
 
 static inline __m512 simde_shim_cvtph_ps(__m256i a)
@@ -80,6 +104,9 @@ static inline void simde_shim_mask_storeu_ps(float *to, unsigned mask, __m512 a)
 
 #undef _mm512_cvtepi32_ps
 #undef _mm512_cvtps_epi32
+#undef _mm512_cvtepi32_epi16
+#undef _mm512_cvtepi32_epi8
+#undef _mm512_cvtepi8_epi32
 #undef _mm512_cvtepu16_epi32
 #undef _mm512_cvtph_ps
 #undef _mm512_cvtps_ph
@@ -88,6 +115,9 @@ static inline void simde_shim_mask_storeu_ps(float *to, unsigned mask, __m512 a)
 #undef _mm512_mask_storeu_ps
 #define _mm512_cvtepi32_ps             simde_shim_cvtepi32_ps
 #define _mm512_cvtps_epi32             simde_shim_cvtps_epi32
+#define _mm512_cvtepi32_epi16          simde_shim_cvtepi32_epi16
+#define _mm512_cvtepi32_epi8           simde_shim_cvtepi32_epi8
+#define _mm512_cvtepi8_epi32           simde_shim_cvtepi8_epi32
 #define _mm512_cvtepu16_epi32          simde_shim_cvtepu16_epi32
 #define _mm512_cvtph_ps                simde_shim_cvtph_ps
 #define _mm512_cvtps_ph                simde_shim_cvtps_ph
