@@ -74,12 +74,21 @@ void os_cond_broadcast(os_cond *cond);
 void os_word_wait(atomic_uint *word, unsigned expected);
 void os_word_wake_all(atomic_uint *word);
 
-/* Fills cpus[] with ids of logical CPUs this process may run on, at most one a physical core first,
- * then the others; *ret_n_cores gets how many of them are distinct cores. Returns how many were
- * written. */
+/* Fills cpus[] with ids of logical CPUs this process may run on: one of each physical core first,
+ * the fastest kind of cores before others, then the CPUs that share a core with one of those. A
+ * quota of CPU time shortens the list. *ret_n_cores gets how many of them are distinct cores.
+ * Returns how many were written. */
 int os_cpus(int *cpus, int capacity, int *ret_n_cores);
-/* Pins the calling thread; false if not possible (no harm). */
-bool os_thread_pin(int cpu);
+/* How many of those cores, the first n, are of the fastest kind; n where kinds are not told. */
+int os_fast_cores(const int *cpus, int n);
+/* Does a quota leave this process less time than its CPUs have? */
+bool os_cpu_time_limited(void);
+/* A number that CPUs of one core share. */
+int os_cpu_core(int cpu);
+/* The CPU that the calling thread runs on; -1: unknown. */
+int os_cpu_now(void);
+/* Has the calling thread run on these CPUs only; false if not possible (no harm). */
+bool os_thread_confine(const int *cpus, int n);
 
 /* --- Events: a flag that other threads and signal handlers can raise, and that poll() can wait for
  */

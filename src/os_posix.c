@@ -574,48 +574,105 @@ typedef struct cpu_bits {
     cpu_set_t sets[MAX_CPUS / CPU_SETSIZE];
 } cpu_bits;
 
-/* The lowest CPU of the core that `cpu` belongs to; `cpu` itself if that is not known. */
-static int core_of(int cpu)
+static const char *cpu_text(int cpu, const char *file, char *buffer, size_t size)
 {
-    char path[96], text[256];
+    char path[96];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/%s", cpu, file);
+    return read_text(path, buffer, size);
+}
+
+/* The lowest CPU of the core; `cpu` itself if that is not known. */
+int os_cpu_core(int cpu)
+{
+    char text[256];
     uint64_t first;
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
-    if (!find_number(read_text(path, text, sizeof text), "", &first) || first >= MAX_CPUS)
+    if (!find_number(cpu_text(cpu, "topology/thread_siblings_list", text, sizeof text), "",
+                     &first) ||
+        first >= MAX_CPUS)
         return cpu;
     return (int)first;
 }
 
+/* Comparable between the CPUs of a machine; 0 if it does not tell. */
+static uint64_t cpu_speed(int cpu)
+{
+    static const char *const files[] = {"cpu_capacity", "cpufreq/cpuinfo_max_freq"};
+    char text[64];
+    uint64_t speed;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (find_number(cpu_text(cpu, files[i], text, sizeof text), "", &speed)) return speed;
+    return 0;
+}
+
+/* Cores of one kind differ by a few per cent, kinds by a quarter or more. */
+static bool is_fast(uint64_t speed, uint64_t fastest)
+{
+    return speed >= fastest - fastest / 6;
+}
+
+int os_fast_cores(const int *cpus, int n)
+{
+    int n_fast = 0;
+    const uint64_t fastest = n > 0 ? cpu_speed(cpus[0]) : 0;
+    while (n_fast < n && is_fast(cpu_speed(cpus[n_fast]), fastest)) n_fast++;
+    return n_fast;
+}
+
+static int n_allowed(cpu_bits *ret_allowed)
+{
+    const size_t size = sizeof *ret_allowed;
+    if (sched_getaffinity(0, size, ret_allowed->sets) != 0) CPU_SET_S(0, size, ret_allowed->sets);
+    return CPU_COUNT_S(size, ret_allowed->sets);
+}
+
+bool os_cpu_time_limited(void)
+{
+    cpu_bits allowed = {0};
+    return cpu_quota() < n_allowed(&allowed);
+}
+
 int os_cpus(int *cpus, int capacity, int *ret_n_cores)
 {
-    cpu_bits allowed = {0}, siblings = {0}, cores = {0};
+    cpu_bits allowed = {0}, cores = {0}, firsts = {0};
     const size_t size = sizeof(cpu_bits);
-    int n = 0, n_cores;
+    uint64_t speeds[MAX_CPUS], fastest = 0;
     const int quota = cpu_quota();
     if (quota < capacity) capacity = quota;
-    if (sched_getaffinity(0, size, allowed.sets) != 0) CPU_SET_S(0, size, allowed.sets);
-    for (int cpu = 0; cpu < MAX_CPUS && n < capacity; cpu++) {
+    n_allowed(&allowed);
+    for (int cpu = 0; cpu < MAX_CPUS; cpu++) {
         if (!CPU_ISSET_S(cpu, size, allowed.sets)) continue;
-        const int core = core_of(cpu);
-        if (CPU_ISSET_S(core, size, cores.sets)) {
-            CPU_SET_S(cpu, size, siblings.sets);
-        } else {
-            CPU_SET_S(core, size, cores.sets);
-            cpus[n++] = cpu;
-        }
+        const int core = os_cpu_core(cpu);
+        if (CPU_ISSET_S(core, size, cores.sets)) continue;
+        CPU_SET_S(core, size, cores.sets);
+        CPU_SET_S(cpu, size, firsts.sets);
+        CPU_CLR_S(cpu, size, allowed.sets); /* only the others of each core stay there */
+        speeds[cpu] = cpu_speed(cpu);
+        if (speeds[cpu] > fastest) fastest = speeds[cpu];
     }
-    n_cores = n;
+    int n = 0;
+    for (int slow = 0; slow < 2; slow++)
+        for (int cpu = 0; cpu < MAX_CPUS && n < capacity; cpu++)
+            if (CPU_ISSET_S(cpu, size, firsts.sets) && is_fast(speeds[cpu], fastest) == !slow)
+                cpus[n++] = cpu;
+    *ret_n_cores = n;
     for (int cpu = 0; cpu < MAX_CPUS && n < capacity; cpu++)
-        if (CPU_ISSET_S(cpu, size, siblings.sets)) cpus[n++] = cpu;
-    *ret_n_cores = n_cores;
+        if (CPU_ISSET_S(cpu, size, allowed.sets)) cpus[n++] = cpu;
     return n;
 }
 
-bool os_thread_pin(int cpu)
+int os_cpu_now(void)
 {
-    cpu_bits one = {0};
-    if (cpu < 0 || cpu >= MAX_CPUS) return false;
-    CPU_SET_S(cpu, sizeof one, one.sets);
-    return sched_setaffinity(0, sizeof one, one.sets) == 0;
+    return sched_getcpu();
+}
+
+bool os_thread_confine(const int *cpus, int n)
+{
+    cpu_bits set = {0};
+    for (int i = 0; i < n; i++) {
+        if (cpus[i] < 0 || cpus[i] >= MAX_CPUS) return false;
+        CPU_SET_S(cpus[i], sizeof set, set.sets);
+    }
+    return sched_setaffinity(0, sizeof set, set.sets) == 0;
 }
 #else
 int os_cpus(int *cpus, int capacity, int *ret_n_cores)
@@ -627,9 +684,30 @@ int os_cpus(int *cpus, int capacity, int *ret_n_cores)
     return n;
 }
 
-bool os_thread_pin(int cpu)
+int os_fast_cores(const int *cpus, int n)
 {
-    (void)cpu;
+    (void)cpus;
+    return n;
+}
+
+bool os_cpu_time_limited(void)
+{
+    return false;
+}
+
+int os_cpu_core(int cpu)
+{
+    return cpu;
+}
+
+int os_cpu_now(void)
+{
+    return -1;
+}
+
+bool os_thread_confine(const int *cpus, int n)
+{
+    (void)cpus, (void)n;
     return false;
 }
 #endif

@@ -378,38 +378,107 @@ void os_word_wake_all(atomic_uint *word)
 }
 
 /* CPU ids are bits of the process's affinity mask: the CPUs of one processor group. */
-int os_cpus(int *cpus, int capacity, int *ret_n_cores)
+enum { N_CPU_BITS = 8 * sizeof(DWORD_PTR) };
+
+typedef struct cpu_core {
+    DWORD_PTR mask; /* of its CPUs that this process may run on */
+    int speed;      /* the system's efficiency class: higher is faster */
+} cpu_core;
+
+/* The cores of this process's group, the fastest first. Returns how many. */
+static int list_cores(cpu_core *ret_cores)
 {
-    DWORD_PTR allowed = 1, system_mask, first = 0;
+    DWORD_PTR allowed = 1, system_mask;
+    GROUP_AFFINITY own = {0};
     DWORD size = 0;
-    SYSTEM_LOGICAL_PROCESSOR_INFORMATION *info = NULL;
+    char *info = NULL;
     int n = 0;
     if (!GetProcessAffinityMask(GetCurrentProcess(), &allowed, &system_mask) || !allowed)
         allowed = 1;
-    GetLogicalProcessorInformation(NULL, &size); /* fails, and says how much it needs */
+    GetThreadGroupAffinity(GetCurrentThread(), &own);
+    GetLogicalProcessorInformationEx(RelationProcessorCore, NULL, &size); /* says how much */
     if (size > 0) info = os_aligned_alloc(size, sizeof(void *));
-    if (info && GetLogicalProcessorInformation(info, &size)) {
-        for (DWORD i = 0; i < size / sizeof *info; i++) {
-            const DWORD_PTR core =
-                info[i].Relationship == RelationProcessorCore ? info[i].ProcessorMask & allowed : 0;
-            first |= core & (~core + 1); /* the lowest bit */
+    if (info &&
+        GetLogicalProcessorInformationEx(RelationProcessorCore,
+                                         (SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX *)info, &size)) {
+        for (DWORD at = 0; at < size && n < N_CPU_BITS;) {
+            const SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX *e = (const void *)(info + at);
+            const GROUP_AFFINITY *group = &e->Processor.GroupMask[0];
+            /* The byte behind Flags is EfficiencyClass, which older headers reserve. */
+            const cpu_core core = {group->Mask & allowed, ((const BYTE *)&e->Processor)[1]};
+            at += e->Size;
+            if (group->Group != own.Group || !core.mask) continue;
+            int i = n++;
+            for (; i > 0 && ret_cores[i - 1].speed < core.speed; i--)
+                ret_cores[i] = ret_cores[i - 1];
+            ret_cores[i] = core;
         }
     }
     os_aligned_free(info);
-    if (first == 0) first = allowed;
-    for (int pass = 0; pass < 2; pass++) {
-        const DWORD_PTR mask = pass == 0 ? first : allowed & ~first;
-        for (int cpu = 0; cpu < (int)(8 * sizeof mask) && n < capacity; cpu++)
-            if (mask >> cpu & 1) cpus[n++] = cpu;
-        if (pass == 0) *ret_n_cores = n;
+    for (int cpu = 0; n == 0 && cpu < N_CPU_BITS; cpu++) /* not told: each its own */
+        if (allowed >> cpu & 1) ret_cores[n++] = (cpu_core){(DWORD_PTR)1 << cpu, 0};
+    return n;
+}
+
+static int lowest_cpu(DWORD_PTR mask)
+{
+    int cpu = 0;
+    while (!(mask >> cpu & 1)) cpu++;
+    return cpu;
+}
+
+int os_cpus(int *cpus, int capacity, int *ret_n_cores)
+{
+    cpu_core cores[N_CPU_BITS];
+    const int n_cores = list_cores(cores);
+    int n = 0;
+    for (int i = 0; i < n_cores && n < capacity; i++) cpus[n++] = lowest_cpu(cores[i].mask);
+    *ret_n_cores = n;
+    for (int i = 0; i < n_cores; i++) {
+        DWORD_PTR rest = cores[i].mask & (cores[i].mask - 1);
+        for (; rest && n < capacity; rest &= rest - 1) cpus[n++] = lowest_cpu(rest);
     }
     return n;
 }
 
-bool os_thread_pin(int cpu)
+int os_fast_cores(const int *cpus, int n)
 {
-    if (cpu < 0 || cpu >= (int)(8 * sizeof(DWORD_PTR))) return false;
-    return SetThreadAffinityMask(GetCurrentThread(), (DWORD_PTR)1 << cpu) != 0;
+    cpu_core cores[N_CPU_BITS];
+    const int n_cores = list_cores(cores);
+    int n_fast = 0;
+    (void)cpus; /* in the same order */
+    while (n_fast < n && n_fast < n_cores && cores[n_fast].speed == cores[0].speed) n_fast++;
+    return n_fast;
+}
+
+bool os_cpu_time_limited(void)
+{
+    return false;
+}
+
+int os_cpu_core(int cpu)
+{
+    cpu_core cores[N_CPU_BITS];
+    const int n_cores = list_cores(cores);
+    for (int i = 0; i < n_cores; i++)
+        if (cpu >= 0 && cpu < N_CPU_BITS && cores[i].mask >> cpu & 1)
+            return lowest_cpu(cores[i].mask);
+    return cpu;
+}
+
+int os_cpu_now(void)
+{
+    return (int)GetCurrentProcessorNumber();
+}
+
+bool os_thread_confine(const int *cpus, int n)
+{
+    DWORD_PTR mask = 0;
+    for (int i = 0; i < n; i++) {
+        if (cpus[i] < 0 || cpus[i] >= N_CPU_BITS) return false;
+        mask |= (DWORD_PTR)1 << cpus[i];
+    }
+    return SetThreadAffinityMask(GetCurrentThread(), mask) != 0;
 }
 
 /* --- Events */

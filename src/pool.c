@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* The thread pool: a ticket per job, an epoch that starts one, and a barrier inside it. Everything
- * waits in the same way, at a gate. */
+ * waits in the same way, at a gate.
+ *
+ * Where threads run: with as many as there are cores, each worker is bound to one of its own. The
+ * caller's thread is never bound, so the worker whose core the caller is found on goes to the core
+ * that is left. With fewer threads than cores the workers are only kept to one CPU a core, and to
+ * the fastest kind of cores if those are enough: other programs, too, find room so. With more, or
+ * under a quota of CPU time, the system places them. */
 #include "pool.h"
 
 enum { MAX_THREADS = 256, SPIN_NS = 40000, PAUSES_PER_CHECK = 64 };
@@ -17,8 +23,20 @@ typedef struct worker {
     pool *owner;
     os_thread *thread;
     int32_t index; /* 1 and up; the caller is thread 0 */
-    int cpu;       /* to run on; -1: any */
+    int32_t seat;  /* that it is bound to; -1: none */
 } worker;
+
+typedef enum placing { PLACE_FREE, PLACE_CONFINED, PLACE_BOUND } placing;
+
+/* CPUs by seat. Seats below n_cores are of distinct cores. */
+typedef struct seating {
+    placing placing;
+    int32_t n_cpus, n_cores, n_confined; /* seats that confined workers share */
+    int cpus[MAX_THREADS];
+    int32_t core_seat[MAX_THREADS]; /* the seat of the CPU's core */
+    int caller_cpu;                 /* where the caller was last seen */
+    atomic_int caller_seat;         /* of that core */
+} seating;
 
 struct pool {
     sobre_context *ctx;
@@ -33,6 +51,7 @@ struct pool {
     gate epoch; /* counts jobs started */
     gate done;  /* counts jobs finished by all workers */
     gate phase; /* counts barriers passed */
+    seating seats;
     _Alignas(64) atomic_int n_working;
     _Alignas(64) atomic_int n_arrived;
     worker workers[]; /* [n_threads - 1] */
@@ -47,14 +66,14 @@ static inline void cpu_pause(void)
 #endif
 }
 
-/* Returns once the gate's value is not `old`. */
-static void gate_wait(gate *g, unsigned old, uint64_t spin_ns)
+/* Returns once the gate's value is not `old`; true if that took a sleep. */
+static bool gate_wait(gate *g, unsigned old, uint64_t spin_ns)
 {
     if (spin_ns > 0) {
         uint64_t end = 0;
         for (;;) {
             for (int i = 0; i < PAUSES_PER_CHECK; i++) {
-                if (atomic_load_explicit(&g->value, memory_order_acquire) != old) return;
+                if (atomic_load_explicit(&g->value, memory_order_acquire) != old) return false;
                 cpu_pause();
             }
             uint64_t now = os_now_ns();
@@ -65,6 +84,7 @@ static void gate_wait(gate *g, unsigned old, uint64_t spin_ns)
     atomic_fetch_add(&g->n_sleepers, 1);
     while (atomic_load(&g->value) == old) os_word_wait(&g->value, old);
     atomic_fetch_sub(&g->n_sleepers, 1);
+    return true;
 }
 
 static void gate_advance(gate *g)
@@ -73,14 +93,58 @@ static void gate_advance(gate *g)
     if (atomic_load(&g->n_sleepers) > 0) os_word_wake_all(&g->value);
 }
 
+/* --- Seats */
+
+static void seats_open(seating *s, int32_t n_threads)
+{
+    if (n_threads < 2 || n_threads > s->n_cores || os_cpu_time_limited()) return;
+    s->placing = n_threads == s->n_cores ? PLACE_BOUND : PLACE_CONFINED;
+    int32_t n_fast = os_fast_cores(s->cpus, s->n_cores);
+    s->n_confined = n_threads <= n_fast ? n_fast : s->n_cores;
+    s->caller_cpu = -1;
+    for (int32_t i = 0; i < s->n_cpus; i++) {
+        int32_t seat = i;
+        if (i >= s->n_cores)
+            for (seat = 0; seat < s->n_cores - 1; seat++)
+                if (os_cpu_core(s->cpus[seat]) == os_cpu_core(s->cpus[i])) break;
+        s->core_seat[i] = seat;
+    }
+}
+
+/* The caller's thread looks where it is. */
+static void seat_caller(seating *s)
+{
+    if (s->placing != PLACE_BOUND) return;
+    const int cpu = os_cpu_now();
+    if (cpu == s->caller_cpu) return;
+    s->caller_cpu = cpu;
+    int32_t seat = 0;
+    for (int32_t i = 0; i < s->n_cpus; i++)
+        if (s->cpus[i] == cpu) seat = s->core_seat[i];
+    atomic_store_explicit(&s->caller_seat, seat, memory_order_relaxed);
+}
+
+static void seat_worker(const seating *s, worker *w)
+{
+    if (s->placing != PLACE_BOUND) return;
+    const int32_t taken = atomic_load_explicit(&s->caller_seat, memory_order_relaxed);
+    const int32_t seat = taken == w->index ? 0 : w->index;
+    if (seat == w->seat) return;
+    w->seat = seat;
+    os_thread_confine(&s->cpus[seat], 1);
+}
+
+/* --- Threads */
+
 static void worker_run(void *arg)
 {
-    const worker *w = arg;
+    worker *w = arg;
     pool *p = w->owner;
-    if (w->cpu >= 0) os_thread_pin(w->cpu);
+    if (p->seats.placing == PLACE_CONFINED) os_thread_confine(p->seats.cpus, p->seats.n_confined);
     for (unsigned epoch = 0;; epoch++) {
         gate_wait(&p->epoch, epoch, p->spin_ns);
         if (p->stop) return;
+        seat_worker(&p->seats, w);
         p->job(p->arg, w->index, p->n_threads);
         if (atomic_fetch_sub(&p->n_working, 1) == 1) gate_advance(&p->done);
     }
@@ -91,25 +155,27 @@ sobre_status pool_open(sobre_context *ctx, int32_t n_threads, pool **ret_pool)
     if (n_threads < 0 || n_threads > MAX_THREADS)
         return fail(ctx, SOBRE_INVALID_ARGUMENT, "%d threads asked for; 1 to %d are possible",
                     (int)n_threads, MAX_THREADS);
-    int cpus[MAX_THREADS], n_cores = 0;
-    int n_cpus = os_cpus(cpus, MAX_THREADS, &n_cores);
+    seating seats = {0};
+    int n_cores = 0;
+    seats.n_cpus = os_cpus(seats.cpus, MAX_THREADS, &n_cores);
+    seats.n_cores = n_cores;
     if (n_threads == 0) n_threads = n_cores > 0 ? n_cores : 1;
     size_t size = sizeof(pool) + (size_t)(n_threads - 1) * sizeof(worker);
     pool *p = mem_alloc_aligned(ctx, size, _Alignof(pool));
     if (!p) return SOBRE_OUT_OF_MEMORY;
     p->ctx = ctx;
     p->process = os_process_id();
-
-    bool pin = n_threads > 1 && n_threads <= n_cores;
+    p->seats = seats;
+    seats_open(&p->seats, n_threads);
     /* Threads that share a CPU would spin away the time of those they wait for. */
-    p->spin_ns = n_threads <= n_cpus ? SPIN_NS : 0;
+    p->spin_ns = n_threads <= seats.n_cpus ? SPIN_NS : 0;
 
     int32_t n_started = 0;
     for (; n_started < n_threads - 1; n_started++) {
         worker *w = &p->workers[n_started];
         w->owner = p;
         w->index = n_started + 1;
-        w->cpu = pin ? cpus[w->index] : -1;
+        w->seat = -1;
         w->thread = os_thread_start(worker_run, w);
         if (!w->thread) break;
     }
@@ -149,6 +215,7 @@ sobre_status pool_run(pool *p, pool_job job, void *arg)
     if (p->n_threads == 1) {
         job(arg, 0, 1);
     } else {
+        seat_caller(&p->seats);
         p->job = job;
         p->arg = arg;
         atomic_store(&p->n_working, p->n_threads - 1);
@@ -169,7 +236,12 @@ void pool_barrier(pool *p, int32_t thread)
     if (atomic_fetch_add(&p->n_arrived, 1) == p->n_threads - 1) {
         atomic_store(&p->n_arrived, 0);
         gate_advance(&p->phase);
-    } else {
-        gate_wait(&p->phase, phase, p->spin_ns);
+    } else if (gate_wait(&p->phase, phase, p->spin_ns)) {
+        /* Perhaps two threads take turns on one core. */
+        if (thread == 0) {
+            seat_caller(&p->seats);
+        } else {
+            seat_worker(&p->seats, &p->workers[thread - 1]);
+        }
     }
 }

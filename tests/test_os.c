@@ -232,21 +232,29 @@ static void test_cpus(void **state)
     const int n = os_cpus(cpus, 1024, &n_cores);
     assert_true(n >= 1 && n_cores >= 1 && n_cores <= n);
     for (int i = 0; i < n; i++)
-        for (int k = 0; k < i; k++) assert_int_not_equal(cpus[i], cpus[k]);
+        for (int k = 0; k < i; k++) {
+            assert_int_not_equal(cpus[i], cpus[k]);
+            if (i < n_cores) assert_int_not_equal(os_cpu_core(cpus[i]), os_cpu_core(cpus[k]));
+        }
+    const int n_fast = os_fast_cores(cpus, n_cores);
+    assert_in_range(n_fast, 1, n_cores);
+    assert_int_equal(os_fast_cores(cpus, 1), 1);
+    static const int missing[] = {-1, 1 << 30};
+    for (int i = 0; i < 2; i++) assert_false(os_thread_confine(&missing[i], 1));
+    assert_true(os_cpu_now() >= -1);
     assert_int_equal(os_cpus(cpus, 1, &n_cores), 1);
     assert_int_equal(n_cores, 1);
-    assert_false(os_thread_pin(-1));
-    assert_false(os_thread_pin(1 << 30));
 }
 
 static void pin_self(void *arg)
 {
     const int *cpu = arg;
     int cpus[4], n_cores;
-    if (!os_thread_pin(*cpu)) return;
+    if (!os_thread_confine(cpu, 1)) return;
 #ifdef __linux__
     assert_int_equal(os_cpus(cpus, 4, &n_cores), 1);
     assert_int_equal(cpus[0], *cpu);
+    assert_int_equal(os_cpu_now(), *cpu);
 #else
     (void)cpus, (void)n_cores;
 #endif
