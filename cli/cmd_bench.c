@@ -4,11 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench_shape.h"
 #include "app.h"
 #include "cmds.h"
 #include "os.h"
 #include "out.h"
+#include "shapes.h"
 
 enum {
     MAX_REPEATS = 1000,
@@ -313,34 +313,13 @@ static int print_results(const bench *b, const result *results, size_t n)
 
 /* --- The command */
 
-static void print_shapes(FILE *to)
-{
-    fprintf(to, "shapes:");
-    for (size_t i = 0; shape_name(i); i++) fprintf(to, " %s", shape_name(i));
-    fprintf(to, "\ntypes: ");
-    for (size_t i = 0; shape_quant_name(i); i++) fprintf(to, " %s", shape_quant_name(i));
-    putc('\n', to);
-}
-
-static int open_shape(bench *b, sobre_source *ret_source)
-{
-    const char *quant = b->args->quant ? b->args->quant : "Q4_0";
-    const sobre_status status = shape_model_open(b->args->shape, quant, &b->made, ret_source);
-
-    if (status == SOBRE_OUT_OF_MEMORY) return out_of_memory();
-    if (status >= 0) return -1;
-    complain("there is no --shape %s --quant %s", b->args->shape, quant);
-    print_shapes(stderr);
-    return CODE_USAGE;
-}
-
 static int write_shape(bench *b, const char *path)
 {
     sobre_source source;
     out_file file;
     int code;
 
-    if ((code = open_shape(b, &source)) >= 0) return code;
+    if ((code = shapes_open(b->args->shape, b->args->quant, &b->made, &source)) >= 0) return code;
     uint8_t *piece = malloc(WRITE_SIZE);
     if (!piece) return out_of_memory();
     code = out_file_open(path, &file);
@@ -364,7 +343,8 @@ static int open_model(bench *b)
     int code;
 
     if (args->shape) {
-        if ((code = open_shape(b, &source)) >= 0) return code;
+        if ((code = shapes_open(b->args->shape, b->args->quant, &b->made, &source)) >= 0)
+            return code;
         code = app_open_source(&b->app, &source, given);
     } else {
         code = app_open_model(&b->app, given);
@@ -492,18 +472,14 @@ static int run(const command *self, int argc, char **argv)
         return CODE_USAGE;
     }
     if (args.common.json) args.output = OUTPUT_JSON;
-    if (!args.shape == (args.common.n_positional == 0)) {
-        complain(args.shape ? "give either MODEL or --shape, not both"
-                            : "MODEL is missing; or give --shape");
-        return CODE_USAGE;
-    }
+    if ((code = shapes_check(args.shape, args.quant, args.common.n_positional > 0)) >= 0)
+        return code;
     if (args.shape && strcmp(args.shape, "list") == 0) {
-        print_shapes(stdout);
+        shapes_print(stdout);
         return out_finish();
     }
-    if ((args.quant || args.write) && !args.shape) {
-        complain(args.quant ? "--quant is the block type of --shape; a file has its own"
-                            : "--write is for --shape; a file is there already");
+    if (args.write && !args.shape) {
+        complain("--write is for --shape; a file is there already");
         return CODE_USAGE;
     }
     /* The library's own choice, made here so that the results can say it. */

@@ -5,12 +5,14 @@
 #include "app.h"
 #include "cmds.h"
 #include "out.h"
+#include "shapes.h"
 
 typedef struct inspect_args {
     common_args common;
     bool graph, built, plan, fit, dot;
     int32_t n_cols; /* -1: not given */
-    int32_t n_seq, n_chunk;
+    int32_t n_seq, n_chunk, n_past;
+    const char *shape, *quant;
 } inspect_args;
 
 #define AT(member) offsetof(inspect_args, member)
@@ -27,6 +29,13 @@ static const option options[] = {
     {"n-seq", 0, OPTION_INT, AT(n_seq), "N", "sequences at once; 1 if not given", 0, 1024},
     {"n-chunk", 0, OPTION_INT, AT(n_chunk), "N", "tokens at once in prefill; 512 if not given", 0,
      1 << 20},
+    {"n-past", 0, OPTION_INT, AT(n_past), "N",
+     "positions before the one token whose bytes and launches are counted; 0 if not given", 0,
+     1 << 30},
+    {"shape", 0, OPTION_TEXT, AT(shape), "NAME",
+     "instead of MODEL: a published model's shape; `list` lists them", 0, 0},
+    {"quant", 0, OPTION_TEXT, AT(quant), "TYPE", "the block type of --shape; Q4_0 if not given", 0,
+     0},
 };
 static const char *const positional[] = {"MODEL"};
 
@@ -77,6 +86,37 @@ static size_t placement_rows(const sobre_placement *p, row rows[MAX_ROWS])
     };
     memcpy(rows, all, sizeof all);
     return sizeof all / sizeof *all;
+}
+
+/* What evaluating does: one token, and a prompt as long as the device takes at once. */
+typedef struct work {
+    int32_t n_past, n_prompt;
+    sobre_cost token, prompt;
+} work;
+
+static size_t cost_rows(const sobre_cost *c, row rows[MAX_ROWS])
+{
+    const row all[] = {
+        {"weight_bytes", "weights read", c->weight_bytes, ROW_BYTES},
+        {"kv_bytes", "KV cache", c->kv_bytes, ROW_BYTES},
+        {"activation_bytes", "activations", c->activation_bytes, ROW_BYTES},
+        {"flop", "operations", c->flop, ROW_COUNT},
+        {"n_launches", "launches", (uint64_t)c->n_launches, ROW_PLAIN},
+    };
+    memcpy(rows, all, sizeof all);
+    return sizeof all / sizeof *all;
+}
+
+static int count_work(app *a, const inspect_args *args, const sobre_placement *p, work *ret_work)
+{
+    work w = {args->n_past, p->n_chunk < p->n_ctx ? p->n_chunk : p->n_ctx, SOBRE_INIT(cost),
+              SOBRE_INIT(cost)};
+    sobre_status status = sobre_model_cost(a->model, &a->fit, 1, w.n_past, &w.token);
+
+    if (status >= 0) status = sobre_model_cost(a->model, &a->fit, w.n_prompt, 0, &w.prompt);
+    if (status < 0) return app_fail(a, status);
+    *ret_work = w;
+    return -1;
 }
 
 static void print_rows(const row *rows, size_t n, bool exact_bytes)
@@ -158,7 +198,22 @@ static void print_heading(const char *text)
     printf("%s%s%s\n", out_style_on(stdout, STYLE_BOLD), text, out_style_off(stdout));
 }
 
-static int print_text(app *a, const inspect_args *args, const sobre_placement *placement)
+static void print_work(const work *w)
+{
+    row rows[MAX_ROWS];
+    char title[64];
+
+    snprintf(title, sizeof title, "one token after %d", (int)w->n_past);
+    print_heading(title);
+    print_rows(rows, cost_rows(&w->token, rows), false);
+    snprintf(title, sizeof title, "a prompt of %d tokens", (int)w->n_prompt);
+    print_heading(title);
+    print_rows(rows, cost_rows(&w->prompt, rows), false);
+}
+
+/* Without a placement there is no work either. */
+static int print_text(app *a, const inspect_args *args, const sobre_placement *placement,
+                      const work *w)
 {
     const sobre_model_info *m = a->info;
     row rows[MAX_ROWS];
@@ -185,11 +240,23 @@ static int print_text(app *a, const inspect_args *args, const sobre_placement *p
         print_heading("memory");
         print_device(a, placement);
         print_rows(rows, placement_rows(placement, rows), args->fit);
+        if (!args->fit) print_work(w);
     }
     return out_finish();
 }
 
-static int print_json(app *a, const sobre_placement *placement)
+static void add_cost(json_t *object, const char *key, const char *n_key, int32_t n,
+                     const sobre_cost *c)
+{
+    json_t *cost = json_object();
+    row rows[MAX_ROWS];
+
+    json_object_set_new(cost, n_key, json_integer(n));
+    add_rows(cost, rows, cost_rows(c, rows));
+    json_object_set_new(object, key, cost);
+}
+
+static int print_json(app *a, const sobre_placement *placement, const work *w)
 {
     const sobre_model_info *m = a->info;
     const char *const texts[][2] = {{"file", a->path},
@@ -223,6 +290,8 @@ static int print_json(app *a, const sobre_placement *placement)
         json_object_set_new(memory, "kv_type", json_string(kv_name(placement->kv_type)));
         add_rows(memory, rows, placement_rows(placement, rows));
         json_object_set_new(object, "memory", memory);
+        add_cost(object, "per_token", "n_past", w->n_past, &w->token);
+        add_cost(object, "prompt", "n_tokens", w->n_prompt, &w->prompt);
     }
     return out_json(object, JSON_INDENT(2));
 }
@@ -245,13 +314,23 @@ static int dump(app *a, const inspect_args *args, const sobre_fit_options *fit)
     return status < 0 ? app_fail(a, status) : out_finish();
 }
 
-static int inspect(app *a, const inspect_args *args)
+static int open_model(app *a, const inspect_args *args, shape_model **ret_made)
 {
-    sobre_placement placement;
+    sobre_source source;
     int code;
 
-    if ((code = app_open(a, &args->common)) >= 0 ||
-        (code = app_open_model(a, args->common.positional[0])) >= 0)
+    if (!args->shape) return app_open_model(a, args->common.positional[0]);
+    if ((code = shapes_open(args->shape, args->quant, ret_made, &source)) >= 0) return code;
+    return app_open_source(a, &source, args->shape);
+}
+
+static int inspect(app *a, const inspect_args *args, shape_model **ret_made)
+{
+    sobre_placement placement;
+    work w = {0};
+    int code;
+
+    if ((code = app_open(a, &args->common)) >= 0 || (code = open_model(a, args, ret_made)) >= 0)
         return code;
     sobre_fit_options fit = app_fit_options(a);
     fit.n_seq = args->n_seq;
@@ -260,17 +339,25 @@ static int inspect(app *a, const inspect_args *args)
     /* A file with a tokenizer only has nothing to load. */
     const bool loads = a->info->tensor_bytes > 0 || args->fit;
     if (loads && (code = app_fit(a, &fit, &placement)) >= 0) return code;
-    return args->common.json ? print_json(a, loads ? &placement : NULL)
-                             : print_text(a, args, loads ? &placement : NULL);
+    if (loads && (code = count_work(a, args, &placement, &w)) >= 0) return code;
+    return args->common.json ? print_json(a, loads ? &placement : NULL, &w)
+                             : print_text(a, args, loads ? &placement : NULL, &w);
 }
 
 static int run(const command *self, int argc, char **argv)
 {
     inspect_args args = {.n_cols = -1};
     app a = {0};
+    shape_model *made = NULL;
     int code = args_parse(self, argc, argv, &args);
 
-    if (code >= 0) return code;
+    if (code >= 0 ||
+        (code = shapes_check(args.shape, args.quant, args.common.n_positional > 0)) >= 0)
+        return code;
+    if (args.shape && strcmp(args.shape, "list") == 0) {
+        shapes_print(stdout);
+        return out_finish();
+    }
     if (args.graph + args.plan + args.fit > 1) {
         complain("--graph, --plan and --fit go one at a time");
         return CODE_USAGE;
@@ -292,19 +379,23 @@ static int run(const command *self, int argc, char **argv)
         return CODE_USAGE;
     }
     args.common.quiet |= !args.common.verbose; /* the warnings are part of what is printed */
-    code = inspect(&a, &args);
+    code = inspect(&a, &args, &made);
     app_close(&a);
+    shape_model_close(made);
     return code;
 }
 
 const command cmd_inspect = {
     .name = "inspect",
     .summary = "Show what a model file holds, computes and takes.",
-    .synopsis = "MODEL [options]\nMODEL --graph [--built] [--dot] [options]\nMODEL --plan [--dot] "
+    .synopsis = "MODEL [options]\n--shape NAME [--quant TYPE] [options]\nMODEL --graph [--built] "
+                "[--dot] [options]\nMODEL --plan [--dot] "
                 "[options]\nMODEL --fit [options]",
-    .details = "Reads the header only; no weights are loaded.",
+    .details = "Reads the header only; no weights are loaded. What one token and a prompt take is "
+               "counted, not measured: bytes read and written, operations, launches.",
     .examples = "  sobre inspect smollm2\n"
                 "  sobre inspect smollm2 --json | jq .memory.total_bytes\n"
+                "  sobre inspect --shape tinyllama-1.1b --device opencl --n-past 1000\n"
                 "  sobre inspect smollm2 --fit --n-ctx 2048 --kv-type f32\n"
                 "  sobre inspect smollm2 --plan --n-cols 32\n"
                 "  sobre inspect smollm2 --graph --dot | dot -Tsvg > graph.svg\n",
@@ -313,6 +404,6 @@ const command cmd_inspect = {
     .n_options = sizeof options / sizeof *options,
     .positional = positional,
     .n_positional = 1,
-    .n_required = 1,
+    .n_required = 0,
     .run = run,
 };

@@ -257,7 +257,7 @@ const char *sobre_model_meta_key(const sobre_model *model, int32_t index)
     return model && index >= 0 && index < model->file->n_meta ? model->file->meta[index].key : NULL;
 }
 
-static sobre_status check_runs(sobre_model *m)
+sobre_status model_check_runs(sobre_model *m)
 {
     if (m->graph) return SOBRE_OK;
     return fail(m->ctx, SOBRE_UNSUPPORTED, "%s holds no tensors: it can tokenize, but not run",
@@ -282,7 +282,7 @@ sobre_status sobre_model_dump(sobre_model *model, const sobre_fit_options *optio
             model->ctx, SOBRE_INVALID_ARGUMENT,
             "a dump needs a writer, what (graph, fused or plan), a format (text or dot), and "
             "n_cols of at least 0");
-    TRY(check_runs(model));
+    TRY(model_check_runs(model));
     TRY(fit_make(model, options, &devices, &fused, &p));
     if (what == SOBRE_DUMP_GRAPH) {
         status = inspect_graph(model->ctx, model->graph, "as the family built it", format, &sink);
@@ -313,7 +313,7 @@ sobre_status sobre_model_fit(sobre_model *model, const sobre_fit_options *option
     if (!model) return SOBRE_INVALID_ARGUMENT;
     if (!ret_placement || ret_placement->struct_size < sizeof(size_t))
         return fail(model->ctx, SOBRE_INVALID_ARGUMENT, "sobre_placement.struct_size is not set");
-    TRY(check_runs(model));
+    TRY(model_check_runs(model));
     TRY(fit_make(model, options, &devices, &fused, &p));
     sobre_graph_close(fused);
     size = ret_placement->struct_size;
@@ -363,7 +363,7 @@ sobre_status sobre_model_load(sobre_model *model, const sobre_fit_options *fit,
     if (!model) return SOBRE_INVALID_ARGUMENT;
     TRY(options_copy(model->ctx, "load_options", options, &o, sizeof o));
     TRY(options_copy(model->ctx, "fit_options", fit, &f, sizeof f));
-    TRY(check_runs(model));
+    TRY(model_check_runs(model));
     TRY(load_begin(model));
     status = load(model, &f, &o);
     os_mutex_lock(&model->mutex);

@@ -47,8 +47,12 @@ struct sobre_model {
 };
 
 void model_ref(sobre_model *m);
+/* UNSUPPORTED if it holds no tensors. */
+sobre_status model_check_runs(sobre_model *m);
 
 /* weights.c */
+uint32_t weight_slot_use(sobre_op op, int32_t slot); /* of an input that is a weight */
+sobre_weight weight_describe(const sobre_value *v, uint32_t uses);
 sobre_status weights_load(sobre_model *m, const sobre_load_options *options);
 void weights_free(sobre_model *m);
 /* Adds up packed sizes on each device without allocating. */

@@ -12,7 +12,7 @@ enum { STAGING_SIZE = 1 << 20, ROW_GRAIN = 16 };
 
 /* --- Which weight is used how, and where. */
 
-static uint32_t slot_use(sobre_op op, int32_t slot)
+uint32_t weight_slot_use(sobre_op op, int32_t slot)
 {
     if (op == SOBRE_OP_EMBED) return SOBRE_WEIGHT_TABLE;
     if (op == SOBRE_OP_MATMUL && slot >= SOBRE_MATMUL_W0 && (slot - SOBRE_MATMUL_W0) % 2 == 0)
@@ -31,11 +31,11 @@ static void weight_uses(const sobre_graph *g, const device_set *devices, int32_t
         if (devices_pick(devices, g->values, node) != d) continue;
         for (int32_t s = 0; s < node->n_in; s++)
             if (node->in[s] >= 0 && g->values[node->in[s]].kind == SOBRE_VALUE_WEIGHT)
-                ret_uses[node->in[s]] |= slot_use(node->op, s);
+                ret_uses[node->in[s]] |= weight_slot_use(node->op, s);
     }
 }
 
-static sobre_weight describe(const sobre_value *v, uint32_t uses)
+sobre_weight weight_describe(const sobre_value *v, uint32_t uses)
 {
     bool vector = v->rank == 1;
 
@@ -64,7 +64,7 @@ static sobre_status lay_out(sobre_context *ctx, const sobre_graph *g, const devi
         uint64_t size;
 
         if (!uses[v]) continue;
-        w = describe(&g->values[v], uses[v]);
+        w = weight_describe(&g->values[v], uses[v]);
         TRY(e->backend->weight_size(e->device, &w, &size));
         if (size > e->backend->max_buffer(e->device))
             return fail(ctx, SOBRE_DEVICE_OUT_OF_MEMORY,
@@ -135,7 +135,7 @@ static sobre_status load_rows(load_job *job, const load_task *task, uint8_t *sta
     const sobre_value *v = &m->fused->values[task->value];
     const tensor_info *t = &m->file->tensors[v->tensor];
     const device_entry *e = m->devices.entries[task->device];
-    sobre_weight w = describe(v, job->uses[task->device][task->value]);
+    sobre_weight w = weight_describe(v, job->uses[task->device][task->value]);
     uint64_t row_size = t->size / (uint64_t)w.n_rows; /* exact: the container checked the size */
     uint64_t offset = t->offset + (uint64_t)task->row * row_size,
              size = (uint64_t)task->n_rows * row_size;
@@ -194,7 +194,7 @@ static int32_t list_tasks(const load_job *job, load_task *ret_tasks, uint64_t *r
             int64_t step;
 
             if (!job->uses[d][v]) continue;
-            w = describe(value, job->uses[d][v]);
+            w = weight_describe(value, job->uses[d][v]);
             row_size = m->file->tensors[value->tensor].size / (uint64_t)w.n_rows;
             step = rows_at_once(&w, row_size);
             if (row_size * (uint64_t)step > *ret_staging) *ret_staging = row_size * (uint64_t)step;

@@ -64,7 +64,8 @@ sobre_status gpu_describe(const sobre_host *host, const sobre_device_info *info,
     .host_pointer = gpu_host_pointer, .supports = gpu_supports, .weight_size = gpu_weight_size, \
     .weight_pack = gpu_weight_pack, .kv_page_size = gpu_kv_page_size,                           \
     .workspace_size = gpu_workspace_size, .prepare = gpu_prepare, .compile = gpu_compile,       \
-    .exec_free = gpu_exec_free, .run = gpu_run, .n_launches = gpu_n_launches
+    .exec_free = gpu_exec_free, .run = gpu_run, .n_launches = gpu_n_launches,                   \
+    .count_launches = gpu_count_launches
 
 /* NULL, after a report, if the library is too old for it. */
 const sobre_backend *gpu_backend_for(const sobre_host *host, const sobre_backend *backend);

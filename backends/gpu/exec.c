@@ -262,6 +262,7 @@ static void add_launch(gpu_builder *b, const gpu_launch *launch)
 {
     if (b->exec) b->exec->launches[b->exec->n_launches++] = *launch;
     b->n_launches++;
+    if ((launch->when & ~b->hold) == 0) b->n_held++;
 }
 
 void gpu_add(gpu_builder *b, const sobre_node *node, const gpu_variant *variant,
@@ -454,6 +455,16 @@ void gpu_exec_free(sobre_exec *exec)
 int32_t gpu_n_launches(const sobre_exec *exec)
 {
     return exec->n_decode;
+}
+
+sobre_status gpu_count_launches(sobre_device *device, const sobre_program *program, int32_t *ret_n)
+{
+    gpu_builder b = {.device = device, .program = program, .mode = GPU_MEASURE};
+    b.hold = GPU_WHEN_NO_BLAS | (program->n_cols > 1 ? GPU_WHEN_PREFILL : GPU_WHEN_DECODE);
+    sobre_status status = walk(&b);
+    builder_free(&b);
+    if (status >= 0) *ret_n = b.n_held;
+    return status;
 }
 
 /* --- Running */

@@ -153,6 +153,8 @@ typedef struct gpu_builder {
     sobre_exec *exec;       /* COMPILE only */
     sobre_status status;    /* of the first failure; later calls do nothing */
     int32_t n_launches;
+    uint32_t hold;  /* conditions that hold in a run whose launches are counted */
+    int32_t n_held; /* launches of such a run */
     uint64_t work_used, work_size; /* bytes: of the node that is being built, of the largest */
     uint8_t *consts;               /* host's copy of what gpu_const() was given */
     uint64_t consts_used, consts_capacity;
@@ -262,5 +264,7 @@ void gpu_exec_free(sobre_exec *exec);
 sobre_status gpu_run(sobre_exec *exec, const sobre_run *run);
 /* Those of a run that decodes and wants rows: without prefill's and the library's. */
 int32_t gpu_n_launches(const sobre_exec *exec);
+/* Without the library's, too. */
+sobre_status gpu_count_launches(sobre_device *device, const sobre_program *program, int32_t *ret_n);
 
 #endif

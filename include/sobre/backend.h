@@ -172,6 +172,10 @@ typedef struct sobre_backend {
     sobre_status (*wait)(sobre_device *device, uint64_t ticket);
     /* Steps or kernels that one run of this exec launches. */
     int32_t (*n_launches)(const sobre_exec *exec);
+    /* The same of a program whose buffers may be missing, without compiling it: for a run in which
+     * one sequence brings n_cols columns and wants n_rows rows. NULL: one a node. */
+    sobre_status (*count_launches)(sobre_device *device, const sobre_program *program,
+                                   int32_t *ret_n);
 } sobre_backend;
 
 /* The plugin's one symbol. NULL, after host->fail, if it cannot work here. */

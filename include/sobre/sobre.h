@@ -294,6 +294,22 @@ typedef struct sobre_placement {
 SOBRE_EXPORT sobre_status sobre_model_fit(sobre_model *model, const sobre_fit_options *options,
                                           sobre_placement *ret_placement);
 
+/* What a run does, whatever its device: what limits its speed. */
+typedef struct sobre_cost {
+    size_t struct_size;
+    uint64_t weight_bytes; /* packed, each weight once; of embeddings the rows that are looked up */
+    uint64_t kv_bytes;     /* of the cache, read and written */
+    uint64_t activation_bytes; /* read by each node that takes them, written by the one that makes
+                                  them */
+    uint64_t flop;
+    int32_t n_launches; /* steps or kernels */
+} sobre_cost;
+
+/* What it would take to evaluate n_cols tokens of one sequence that holds n_past positions, and to
+ * sample what follows, where the device can. Loads and runs nothing. */
+SOBRE_EXPORT sobre_status sobre_model_cost(sobre_model *model, const sobre_fit_options *options,
+                                           int32_t n_cols, int32_t n_past, sobre_cost *ret_cost);
+
 typedef struct sobre_load_options {
     size_t struct_size;
     /* 0 to 1, on the calling thread; non-zero cancels. Must not load or evaluate anything. */
