@@ -69,6 +69,75 @@ static void brand(char *name, size_t size)
 }
 
 #define UNNAMED "x86-64 processor"
+#elif defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+
+/* By the kernel's numbers, which not every libc has: arch/arm64/include/uapi/asm/hwcap.h. */
+static bool processor_has(sobre_cpu_isa isa)
+{
+    const bool dotprod = getauxval(AT_HWCAP) >> 20 & 1, i8mm = getauxval(AT_HWCAP2) >> 13 & 1;
+    switch (isa) {
+    case SOBRE_CPU_DOTPROD: return dotprod;
+    case SOBRE_CPU_I8MM: return dotprod && i8mm;
+    default: return false;
+    }
+}
+
+/* Where the kernel lets programs ask (HWCAP_CPUID). */
+static unsigned identification(void)
+{
+    unsigned long id = 0;
+    if (getauxval(AT_HWCAP) >> 11 & 1) __asm__("mrs %0, midr_el1" : "=r"(id));
+    return (unsigned)id;
+}
+#else
+/* What every processor has that the build is for. */
+static bool processor_has(sobre_cpu_isa isa)
+{
+    switch (isa) {
+#if defined(__ARM_FEATURE_DOTPROD)
+    case SOBRE_CPU_DOTPROD: return true;
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    case SOBRE_CPU_I8MM: return true;
+#endif
+#endif
+    default: return false;
+    }
+}
+
+static unsigned identification(void)
+{
+    return 0;
+}
+#endif
+
+/* The core's that asks; a hybrid processor has others, too. */
+static void brand(char *name, size_t size)
+{
+    static const struct {
+        unsigned maker, part;
+        const char *name;
+    } cores[] = {
+        {0x41, 0xd03, "Cortex-A53"},  {0x41, 0xd05, "Cortex-A55"},  {0x41, 0xd08, "Cortex-A72"},
+        {0x41, 0xd0b, "Cortex-A76"},  {0x41, 0xd0c, "Neoverse N1"}, {0x41, 0xd40, "Neoverse V1"},
+        {0x41, 0xd41, "Cortex-A78"},  {0x41, 0xd44, "Cortex-X1"},   {0x41, 0xd46, "Cortex-A510"},
+        {0x41, 0xd47, "Cortex-A710"}, {0x41, 0xd48, "Cortex-X2"},   {0x41, 0xd49, "Neoverse N2"},
+        {0x41, 0xd4d, "Cortex-A715"}, {0x41, 0xd4e, "Cortex-X3"},   {0x41, 0xd4f, "Neoverse V2"},
+        {0x41, 0xd80, "Cortex-A520"}, {0x41, 0xd81, "Cortex-A720"}, {0x41, 0xd82, "Cortex-X4"},
+        {0x41, 0xd84, "Neoverse V3"}, {0x41, 0xd85, "Cortex-X925"}, {0x48, 0xd01, "Kunpeng 920"},
+        {0x51, 0x001, "Oryon"},       {0xc0, 0xac3, "AmpereOne"},
+    };
+    const unsigned id = identification(), maker = id >> 24 & 0xff, part = id >> 4 & 0xfff;
+    name[0] = 0;
+    for (size_t i = 0; i < sizeof cores / sizeof *cores; i++) {
+        if (cores[i].maker == maker && cores[i].part == part) {
+            snprintf(name, size, "%s", cores[i].name);
+        }
+    }
+}
+
+#define UNNAMED "64-bit Arm processor"
 #else
 static bool processor_has(sobre_cpu_isa isa)
 {
@@ -80,11 +149,7 @@ static void brand(char *name, size_t size)
     name[0] = 0;
 }
 
-#if defined(__aarch64__)
-#define UNNAMED "64-bit Arm processor"
-#else
 #define UNNAMED "processor"
-#endif
 #endif
 
 /* Best first. */

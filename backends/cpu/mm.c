@@ -22,6 +22,9 @@ const mm_kernels *mm_kernels_get(sobre_cpu_isa isa)
     case SOBRE_CPU_AVX2: return &mm_kernels_avx2;
     case SOBRE_CPU_AVXVNNI: return &mm_kernels_avxvnni;
     case SOBRE_CPU_AVX512: return &mm_kernels_avx512;
+#elif defined(__aarch64__)
+    case SOBRE_CPU_DOTPROD: return &mm_kernels_dotprod;
+    case SOBRE_CPU_I8MM: return &mm_kernels_i8mm;
 #endif
     default: return NULL;
     }

@@ -254,6 +254,8 @@ typedef struct mm_kernels {
 extern const mm_kernels mm_kernels_scalar;
 #if defined(__x86_64__)
 extern const mm_kernels mm_kernels_avx2, mm_kernels_avxvnni, mm_kernels_avx512;
+#elif defined(__aarch64__)
+extern const mm_kernels mm_kernels_dotprod, mm_kernels_i8mm;
 #endif
 
 #endif
