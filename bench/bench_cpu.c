@@ -177,29 +177,27 @@ static int print_model(const char *path, int32_t n_prompt, int32_t n_gen)
     sobre_placement placed = SOBRE_INIT(placement);
     sobre_context *ctx = NULL;
     sobre_model *model;
-    uint64_t token_bytes = 0;
+    sobre_cost token = SOBRE_INIT(cost);
     double prompt_ops = 0;
 
     check(ctx, sobre_context_open(NULL, &ctx), "opening");
     check(ctx, sobre_model_open(ctx, SOBRE(source, .path = path), &model), "the model");
     check(ctx, sobre_model_fit(model, &fit, &placed), "the placement");
-    check(ctx, sobre_model_load(model, &fit, NULL), "loading");
-    const sobre_value *values = model->fused->values;
-    for (int32_t i = 0; i < model->fused->n_nodes; i++) {
-        const sobre_node *node = &model->fused->nodes[i];
+    check(ctx, sobre_model_cost(model, &fit, 1, 0, &token), "counting");
+    const sobre_value *values = model->graph->values;
+    for (int32_t i = 0; i < model->graph->n_nodes; i++) {
+        const sobre_node *node = &model->graph->nodes[i];
         if (node->op != SOBRE_OP_MATMUL) continue;
         /* Logits are of a prompt's last token only: one row. */
         const int64_t n_x = value_elements(&values[node->in[SOBRE_MATMUL_X]], n_prompt, 1);
-        for (int32_t w = 0; w < node->p.matmul.n_weights; w++) {
-            const int32_t weight = node->in[SOBRE_MATMUL_W0 + 2 * w];
-            prompt_ops += 2.0 * (double)n_x * (double)values[weight].dims[0];
-            token_bytes += model->w.spans[weight].size;
-        }
+        for (int32_t w = 0; w < node->p.matmul.n_weights; w++)
+            prompt_ops +=
+                2.0 * (double)n_x * (double)values[node->in[SOBRE_MATMUL_W0 + 2 * w]].dims[0];
     }
     printf("{\"weight_bytes\": %llu, \"token_bytes\": %llu, \"n_prompt\": %d, "
            "\"prompt_ops\": %.10g, \"kv_bytes\": %llu, \"quantization\": \"%s\"}\n",
-           (unsigned long long)placed.weight_bytes, (unsigned long long)token_bytes, (int)n_prompt,
-           prompt_ops, (unsigned long long)placed.kv_bytes,
+           (unsigned long long)placed.weight_bytes, (unsigned long long)token.weight_bytes,
+           (int)n_prompt, prompt_ops, (unsigned long long)placed.kv_bytes,
            sobre_model_info_get(model)->quantization);
     sobre_model_close(model);
     sobre_context_close(ctx);

@@ -107,16 +107,16 @@ Run = collections.namedtuple("Run", "text memory others")
 def run(command):
     start, busy = time.monotonic(), busy_seconds()
     # Files, not pipes: wait4() has the usage, and nothing has to be read meanwhile.
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
         if process.returncode:
-            sys.exit(f"{' '.join(command)} failed\n{err.read().decode(errors='replace')}")
+            sys.exit(f"{' '.join(command)} failed\n{out.read()}{err.read()}")
         others = busy_seconds() - busy - usage.ru_utime - usage.ru_stime
-        return Run(out.read().decode(), usage.ru_maxrss * 1024,
+        return Run(out.read(), usage.ru_maxrss * 1024,
                    max(0, others / (time.monotonic() - start)))
 
 
