@@ -87,12 +87,17 @@ static void gather_fine(const mm_act_block *x, int64_t stride, int32_t n_tokens,
     int32_t n = 0;
     for (int32_t t = 0; t < n_tokens; t++) {
         const mm_act_fine *fine = (const mm_act_fine *)&x[(t + 1) * stride - 1];
-        if (t && !memcmp(fine, &x[t * stride - 1], sizeof(*fine))) continue;
-        for (int32_t i = 0, k = 0; i < fine->n; i++) {
+        for (int32_t i = 0, k = 0; i < fine->n; i++, k++) {
             while (k < n && ret->block[k] < fine->block[i]) k++;
-            if (k < n && ret->block[k] == fine->block[i]) continue;
-            memmove(ret->block + k + 1, ret->block + k, (size_t)(n++ - k) * sizeof(*ret->block));
-            ret->block[k] = fine->block[i];
+            if (k == n || ret->block[k] != fine->block[i]) {
+                for (int32_t j = n++; j > k; j--) {
+                    ret->block[j] = ret->block[j - 1];
+                    ret->fours[j] = ret->fours[j - 1];
+                }
+                ret->block[k] = fine->block[i];
+                ret->fours[k] = 0;
+            }
+            ret->fours[k] |= (uint16_t)(1 << t / 4);
         }
     }
     ret->n = n;
@@ -105,19 +110,18 @@ static void multiply_q8(const mm_kernels *kernels, const mm_weight *w, const voi
     const int32_t unit = mm_kinds[kind].unit;
     int64_t n_units = (w->n_cols + unit - 1) / unit, stride = mm_act_blocks(w->n_cols);
     const mm_act_block *x = (const mm_act_block *)act + r->token * stride;
-    mm_fine_tile fine = {.rest = x + r->all_tokens * stride};
+    mm_fine_tile fine;
+    fine.rest = x + r->all_tokens * stride;
     gather_fine(x, stride, r->n_tokens, &fine);
-    const uint8_t *panels[GROUP];
-    for (int32_t p = 0; p < r->n_panels; p++) {
-        panels[p] = w->data + (uint64_t)(r->panel + p) * w->panel_size;
-    }
-    if (r->n_tokens == 1 && r->n_panels == GROUP && kernels->q8_stream[kind]) {
-        kernels->q8_stream[kind](panels, n_units, x, &fine, ret, sum_stride);
+    const uint8_t *panels = w->data + (uint64_t)r->panel * w->panel_size;
+    if (r->n_tokens == 1 && kernels->q8_stream[kind]) {
+        kernels->q8_stream[kind](panels, r->n_panels, n_units, x, &fine, ret, sum_stride);
         return;
     }
     for (int32_t p = 0; p < r->n_panels; p++) {
         (kernels->q8[kind] ? kernels : &mm_kernels_scalar)
-            ->q8[kind](panels[p], n_units, x, stride, r->n_tokens, &fine, ret + p * sum_stride);
+            ->q8[kind](panels + (uint64_t)p * w->panel_size, n_units, x, stride, r->n_tokens, &fine,
+                       ret + p * sum_stride);
     }
 }
 
@@ -173,7 +177,7 @@ static void run_range(const mm_job *job, int32_t entry, const range *whole)
     const mm_weight *w = &job->w[entry];
     bool q8[2] = {false, false};
     for (int i = 0; i <= glu; i++) q8[i] = mm_act_for(&job->w[entry + i], job->exact) == MM_ACT_Q8;
-    int32_t step = q8[0] || q8[1] ? kernels->tile : F32_STEP;
+    int32_t step = q8[0] || q8[1] ? kernels->n_tokens : F32_STEP;
     int64_t sum_stride = (int64_t)step * MM_PANEL;
 
     range r = *whole;

@@ -156,18 +156,19 @@ typedef struct mm_act_block {
  * in rows of the same length behind those of all tokens; other blocks are zero there. Zeros add
  * nothing, so a token's bits do not depend on what its neighbours in a tile refine.
  */
-enum { MM_FINE_SHARE = 8, MM_MAX_FINE = MM_FINE_SHARE, MM_MAX_TILE = 8 };
+enum { MM_FINE_SHARE = 8, MM_MAX_FINE = MM_FINE_SHARE, MM_MAX_TOKENS = 64 };
 
 typedef struct mm_act_fine {
     int32_t n, block[MM_MAX_FINE]; /* ascending; 0 beyond the n-th */
     int32_t unused[7];
 } mm_act_fine;
 
-/* The blocks that any token of a tile refines, ascending, and what they leave over: the row of the
- * tile's first token. */
+/* The blocks that any token of a product refines, ascending, which fours of tokens do (bits), and
+ * what they leave over: the row of the first token. */
 typedef struct mm_fine_tile {
     const mm_act_block *rest;
-    int32_t n, block[MM_MAX_FINE * MM_MAX_TILE];
+    int32_t n, block[MM_MAX_FINE * MM_MAX_TOKENS];
+    uint16_t fours[MM_MAX_FINE * MM_MAX_TOKENS];
 } mm_fine_tile;
 
 static inline int64_t mm_act_main(int64_t k) /* blocks of a row */
@@ -220,15 +221,16 @@ void mm_run_panels(const mm_job *job, int32_t entry, int64_t begin, int64_t end,
 
 typedef struct mm_kernels {
     sobre_cpu_isa isa;
-    int32_t tile; /* tokens that a product takes at most: a power of two */
+    int32_t tile;     /* tokens that an f32 product takes at most: a power of two */
+    int32_t n_tokens; /* and an int8 product: at most MM_MAX_TOKENS */
 
-    /* One panel of n_units of the kind's times n_tokens <= tile columns: ret [n_tokens][16] is
+    /* One panel of n_units of the kind's times n_tokens columns: ret [n_tokens][16] is
      * overwritten. A NULL in the tables of quantised kinds: the scalar kernel is used. */
     void (*q8[MM_N_QUANT_KINDS])(const uint8_t *panel, int64_t n_units, const mm_act_block *x,
                                  int64_t x_stride, int32_t n_tokens, const mm_fine_tile *fine,
                                  float *ret);
-    /* MM_STREAM_PANELS panels times one token, panel i to ret + i * ret_stride; may be NULL. */
-    void (*q8_stream[MM_N_QUANT_KINDS])(const uint8_t *const *panels, int64_t n_units,
+    /* Neighbouring panels times one token, panel i to ret + i * ret_stride; may be NULL. */
+    void (*q8_stream[MM_N_QUANT_KINDS])(const uint8_t *panels, int32_t n_panels, int64_t n_units,
                                         const mm_act_block *x, const mm_fine_tile *fine, float *ret,
                                         int64_t ret_stride);
     /* n_cols <= 64 columns of a panel from `col` on, a multiple of 64, to f32: ret [n_cols][16].

@@ -330,6 +330,7 @@ static void finish(const mm_finish *f, const float *a, const float *b)
 const mm_kernels mm_kernels_scalar = {
     .isa = SOBRE_CPU_SCALAR,
     .tile = SCALAR_TILE,
+    .n_tokens = SCALAR_TILE,
 #define X(kind, name) [MM_KIND_##kind] = q8_##name,
     .q8 = {MM_QUANT_KINDS(X)},
 #undef X

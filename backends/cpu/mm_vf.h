@@ -2,10 +2,14 @@
 /*
  * The parts of products that vector instruction sets share, in the vocabulary of vmath_*.h:
  * decoding, the f32 product, preparing activations, finishing tiles, and the table. The including
- * file defines MM_ISA, MM_ISA_KERNELS    the instruction set and the name of its table MM_TILE
- * tokens in a tile MM_TILE_SIZES(X)          X(1) ... X(MM_TILE) group_dots()              a
- * group's part of an int8 product, for one panel and n tokens vi_largest(vi)            the largest
- * lane store_block(q, to, halves)  32 integers within -128 .. 127 as bytes, and the sums of 16 each
+ * file defines
+ *     MM_ISA, MM_ISA_KERNELS      the instruction set and the name of its table
+ *     MM_TILE, MM_TILE_SIZES(X)   tokens in a tile, and sizes that there are kernels for: X(1) ...
+ *     vi_largest(vi)              the largest lane
+ *     store_block(q, to, halves)  32 integers within -128 .. 127 as bytes, and the sums of 16 each
+ * and either what mm_vf_q8.h asks for, or
+ *     MM_ISA_TOKENS               tokens in an int8 product
+ *     q8_*, q8_stream_*           int8 products of all kinds
  */
 
 enum { ROW_VECTORS = MM_PANEL / VF_N, BLOCK_VECTORS = MM_BLOCK / VF_N };
@@ -30,97 +34,21 @@ static void decode_bf16(const uint8_t *panel, int64_t col, int32_t n_cols, float
 
 /* --- Products */
 
-/* One block's part, with activations from the row's block 0 on. */
-static inline MM_INLINED void block_dots(const mm_kind_info *kind, const int n,
-                                         const uint8_t *panel, int32_t block, const mm_act_block *x,
-                                         int64_t x_stride, vf (*acc)[ROW_VECTORS])
+/* The most of n tokens that there is a tile for. */
+static inline int32_t largest_tile(int32_t n)
 {
-    const int n_groups = MM_BLOCK / kind->group;
-    const uint8_t *unit = panel + block / 2 * kind->unit_size;
-    MM_UNROLL(2)
-    for (int g = 0; g < n_groups; g++) {
-        group_dots(kind, n, unit, block % 2 * n_groups + g, x + block / 2 * 2, x_stride, acc);
-    }
+    int32_t size = 1;
+#define X(i) \
+    if (n >= (i)) size = i;
+    MM_TILE_SIZES(X)
+#undef X
+    return size;
 }
 
-static inline MM_INLINED void q8_tile(const mm_kind kind_id, const int n, const uint8_t *panel,
-                                      int64_t n_units, const mm_act_block *x, int64_t x_stride,
-                                      const mm_fine_tile *fine, float *ret)
-{
-    const mm_kind_info *kind = &mm_kinds[kind_id];
-    vf acc[MM_TILE][ROW_VECTORS];
-    for (int t = 0; t < n; t++) {
-        for (int v = 0; v < ROW_VECTORS; v++) acc[t][v] = vf_zero();
-    }
-    for (int64_t u = 0; u < n_units; u++, x += 2) {
-        const uint8_t *unit = panel + u * kind->unit_size;
-        MM_UNROLL(4)
-        for (int g = 0; g < MM_UNIT / kind->group; g++) {
-            group_dots(kind, n, unit, g, x, x_stride, acc);
-        }
-    }
-    for (int32_t i = 0; i < fine->n; i++) {
-        block_dots(kind, n, panel, fine->block[i], fine->rest, x_stride, acc);
-    }
-    for (int t = 0; t < n; t++) {
-        for (int v = 0; v < ROW_VECTORS; v++) vf_store(ret + t * MM_PANEL + v * VF_N, acc[t][v]);
-    }
-}
-
-/* One token and panels that lie one behind the other. Memory is read as one stream, further ahead
- * than processors fetch by themselves, and on into the panels that come next. */
-static inline MM_INLINED void q8_panels(const mm_kind kind_id, const uint8_t *const *panels,
-                                        int64_t n_units, const mm_act_block *x,
-                                        const mm_fine_tile *fine, float *ret, int64_t ret_stride)
-{
-    enum { LINE = 64, AHEAD = 20 * LINE };
-    const mm_kind_info *kind = &mm_kinds[kind_id];
-    const int n_groups = MM_UNIT / kind->group;
-    for (int p = 0; p < MM_STREAM_PANELS; p++, ret += ret_stride) {
-        const uint8_t *unit = panels[p];
-        vf acc[1][ROW_VECTORS];
-        for (int v = 0; v < ROW_VECTORS; v++) acc[0][v] = vf_zero();
-        for (int64_t u = 0; u < n_units; u++, unit += kind->unit_size) {
-            MM_UNROLL(4)
-            for (int g = 0; g < n_groups; g++) {
-                const int begin = kind->unit_size * g / n_groups / LINE * LINE;
-                const int end = kind->unit_size * (g + 1) / n_groups / LINE * LINE;
-                for (int at = begin; at < end; at += LINE) __builtin_prefetch(unit + AHEAD + at);
-                group_dots(kind, 1, unit, g, x + 2 * u, 0, acc);
-            }
-        }
-        for (int32_t i = 0; i < fine->n; i++) {
-            block_dots(kind, 1, panels[p], fine->block[i], fine->rest, 0, acc);
-        }
-        for (int v = 0; v < ROW_VECTORS; v++) vf_store(ret + v * VF_N, acc[0][v]);
-    }
-}
-
-#define Q8_CASE(n)                                                \
-    case n:                                                       \
-        q8_tile(kind, n, panel, n_units, x, x_stride, fine, ret); \
-        return;
-#define Q8(NAME, KIND)                                                                        \
-    static void q8_##NAME(const uint8_t *panel, int64_t n_units, const mm_act_block *x,       \
-                          int64_t x_stride, int32_t n_tokens, const mm_fine_tile *fine,       \
-                          float *ret)                                                         \
-    {                                                                                         \
-        const mm_kind kind = KIND;                                                            \
-        switch (n_tokens) {                                                                   \
-            MM_TILE_SIZES(Q8_CASE)                                                            \
-        }                                                                                     \
-    }                                                                                         \
-    static void q8_stream_##NAME(const uint8_t *const *panels, int64_t n_units,               \
-                                 const mm_act_block *x, const mm_fine_tile *fine, float *ret, \
-                                 int64_t ret_stride)                                          \
-    {                                                                                         \
-        q8_panels(KIND, panels, n_units, x, fine, ret, ret_stride);                           \
-    }
-Q8(q4_0, MM_KIND_Q4_0)
-Q8(q4_1, MM_KIND_Q4_1)
-Q8(q8_0, MM_KIND_Q8_0)
-#undef Q8
-#undef Q8_CASE
+#ifndef MM_ISA_TOKENS /* it has int8 products of its own */
+#define MM_ISA_TOKENS MM_TILE
+#include "mm_vf_q8.h"
+#endif
 
 /* acc [n_tokens][16] += w times x for n tokens of one panel. */
 static inline MM_INLINED void f32_tile(const int n, const float *w, int32_t k, const float *x,
@@ -149,16 +77,19 @@ static inline MM_INLINED void f32_tile(const int n, const float *w, int32_t k, c
     }
 }
 
-#define F32_CASE(n) \
-    case n: f32_tile(n, w, k, x, x_stride, acc); return;
 static void f32_tokens(const float *w, int32_t k, const float *x, int64_t x_stride,
                        int32_t n_tokens, float *acc)
 {
-    switch (n_tokens) {
-        MM_TILE_SIZES(F32_CASE)
+    for (int32_t n; n_tokens > 0; n_tokens -= n, x += n * x_stride, acc += n * MM_PANEL) {
+        n = largest_tile(n_tokens);
+        switch (n) {
+#define X(n) \
+    case n: f32_tile(n, w, k, x, x_stride, acc); break;
+            MM_TILE_SIZES(X)
+#undef X
+        }
     }
 }
-#undef F32_CASE
 
 static inline MM_INLINED vf load_weights(const mm_kind kind, const uint8_t *panel, int64_t at)
 {
@@ -402,10 +333,13 @@ static void finish(const mm_finish *f, const float *a, const float *b)
 const mm_kernels MM_ISA_KERNELS = {
     .isa = MM_ISA,
     .tile = MM_TILE,
-    .q8 = {[MM_KIND_Q4_0] = q8_q4_0, [MM_KIND_Q4_1] = q8_q4_1, [MM_KIND_Q8_0] = q8_q8_0},
-    .q8_stream = {[MM_KIND_Q4_0] = q8_stream_q4_0,
-                  [MM_KIND_Q4_1] = q8_stream_q4_1,
-                  [MM_KIND_Q8_0] = q8_stream_q8_0},
+    .n_tokens = MM_ISA_TOKENS,
+#define X(kind, name) [MM_KIND_##kind] = q8_##name,
+    .q8 = {MM_QUANT_KINDS(X)},
+#undef X
+#define X(kind, name) [MM_KIND_##kind] = q8_stream_##name,
+    .q8_stream = {MM_QUANT_KINDS(X)},
+#undef X
     .decode = {[MM_KIND_F16] = decode_f16, [MM_KIND_BF16] = decode_bf16},
     .f32_tokens = f32_tokens,
     .f32_stream = {[MM_KIND_F16] = f32_stream_f16,
