@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Attention on the CPU: the same bits however the work is cut, batched and shared, and with every
  * instruction set but the scalar one. Its values are test_ops's matter. */
+#include "attn_bench.h"
 #include "conf_attn.h"
 
 /* ret [all columns][n_head * head_dim_v]. */
@@ -76,11 +77,11 @@ static void has_the_bits_of_others(void **state)
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {
-        RIG_TESTS(has_the_same_bits_however_it_is_cut) //
-        RIG_TESTS(has_the_bits_of_others)
-    };
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0)
+        return attn_bench_all(argc > 2 ? argv[2] : NULL, argc > 3 ? atoi(argv[3]) : 1);
+    const struct CMUnitTest tests[] = {RIG_TESTS(has_the_same_bits_however_it_is_cut) //
+                                       RIG_TESTS(has_the_bits_of_others)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

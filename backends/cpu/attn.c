@@ -12,12 +12,8 @@ enum {
     BLOCK = ATTN_BLOCK_PAGES * SOBRE_KV_PAGE,
     PARTS_PER_THREAD = 8, /* blocks of long sequences that are summed apart, then merged */
     APPEND_ROWS = 16,     /* positions rotated at a time */
+    DIRECT_ROWS = 8,      /* more rows than this unpack a page */
 };
-
-static inline int32_t padded(int32_t n)
-{
-    return (n + ATTN_PAD - 1) / ATTN_PAD * ATTN_PAD;
-}
 
 static inline int32_t min_i32(int32_t a, int32_t b)
 {
@@ -29,26 +25,24 @@ static inline int32_t max_i32(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
-static int32_t item_size(sobre_kv_type type)
+/* Bytes of n_dims numbers of all positions, scales included: a multiple of 64. */
+static uint64_t dims_size(sobre_kv_type type, int32_t n_dims)
 {
-    switch (type) {
-    case SOBRE_KV_F32: return 4;
-    case SOBRE_KV_F16: return 2;
-    case SOBRE_KV_DEFAULT: break;
-    }
-    return 0;
+    uint64_t size = (uint64_t)n_dims * PAGE * (uint64_t)attn_item_size(type);
+    if (type == SOBRE_KV_Q8_0)
+        size += ((uint64_t)n_dims + ATTN_GROUP - 1) / ATTN_GROUP * PAGE * sizeof(uint16_t);
+    return size;
 }
 
 bool attn_page_size(const sobre_kv_desc *desc, uint64_t *ret_size)
 {
     uint64_t size;
-    if (item_size(desc->type) == 0 || desc->n_head_kv < 1 || desc->head_dim < 1 ||
+    if (attn_item_size(desc->type) == 0 || desc->n_head_kv < 1 || desc->head_dim < 1 ||
         desc->head_dim_v < 1 || desc->head_dim_v > INT32_MAX - ATTN_PAD)
         return false;
-    uint64_t row = (uint64_t)desc->head_dim + (uint64_t)padded(desc->head_dim_v);
-    if (!checked_mul(row, (uint64_t)PAGE * (uint64_t)item_size(desc->type), &size) ||
-        !checked_mul(size, (uint64_t)desc->n_head_kv, &size))
-        return false;
+    size = dims_size(desc->type, desc->head_dim) +
+           dims_size(desc->type, attn_padded(desc->head_dim_v));
+    if (!checked_mul(size, (uint64_t)desc->n_head_kv, &size)) return false;
     *ret_size = size;
     return true;
 }
@@ -71,8 +65,8 @@ const attn_kernels *attn_kernels_get(sobre_cpu_isa isa, sobre_kv_type type)
     }
 }
 
-/* --- Scratch: for each thread q, scores, and two sums; then the sums of blocks and of tiles that
- * threads share. */
+/* --- Scratch: for each thread q, scores, an unpacked head, and two sums; then the sums of blocks
+ * and of tiles that threads share. */
 
 /* A tile's sum over some positions: o [row][padded head_dim_v], not yet divided by `total`. */
 typedef struct tile_sum {
@@ -82,13 +76,19 @@ typedef struct tile_sum {
 
 static uint64_t sum_size(const sobre_attention_params *p)
 {
-    return sizeof(float) * ATTN_ROWS * (2 + (uint64_t)padded(p->head_dim_v));
+    return sizeof(float) * ATTN_ROWS * (2 + (uint64_t)attn_padded(p->head_dim_v));
+}
+
+/* Numbers of a head's K or V of a page, whichever are more. */
+static uint64_t wide_items(const sobre_attention_params *p)
+{
+    return (uint64_t)PAGE * (uint64_t)attn_padded(max_i32(p->head_dim, p->head_dim_v));
 }
 
 static uint64_t thread_size(const sobre_attention_params *p)
 {
-    uint64_t n_q = (uint64_t)padded(p->head_dim) * ATTN_ROWS;
-    return sizeof(float) * (n_q + ATTN_ROWS * PAGE) + 2 * sum_size(p);
+    uint64_t n_q = (uint64_t)attn_padded(p->head_dim) * ATTN_ROWS;
+    return sizeof(float) * (n_q + ATTN_ROWS * PAGE + wide_items(p)) + 2 * sum_size(p);
 }
 
 uint64_t attn_scratch_size(const sobre_attention_params *p, int32_t n_threads)
@@ -103,13 +103,33 @@ static tile_sum sum_at(const sobre_attention_params *p, uint8_t *base, int64_t i
     return (tile_sum){max, max + ATTN_ROWS, max + 2 * ATTN_ROWS};
 }
 
+/* A thread's own. */
+typedef struct workspace {
+    float *q;             /* [ATTN_ROWS][head_dim] */
+    float *s;             /* [ATTN_ROWS][PAGE] */
+    float *wide;          /* a head's K or V of a page */
+    tile_sum part, state; /* of a block, and of all blocks before */
+} workspace;
+
+static workspace workspace_at(const attn_job *job, int32_t thread)
+{
+    const sobre_attention_params *p = &job->p;
+    workspace w = {.q = (float *)(job->scratch + thread_size(p) * (uint64_t)thread)};
+    w.s = w.q + (int64_t)attn_padded(p->head_dim) * ATTN_ROWS;
+    w.wide = w.s + ATTN_ROWS * PAGE;
+    uint8_t *sums = (uint8_t *)(w.wide + wide_items(p));
+    w.part = sum_at(p, sums, 0);
+    w.state = sum_at(p, sums, 1);
+    return w;
+}
+
 static void sum_clear(const attn_job *job, const tile_sum *sum, int32_t n_rows)
 {
     for (int32_t r = 0; r < n_rows; r++) {
         sum->max[r] = -INFINITY;
         sum->total[r] = 0.0f;
     }
-    memset(sum->o, 0, sizeof(float) * (size_t)n_rows * (size_t)padded(job->p.head_dim_v));
+    memset(sum->o, 0, sizeof(float) * (size_t)n_rows * (size_t)attn_padded(job->p.head_dim_v));
 }
 
 /* --- Tiles: up to ATTN_ROWS rows of one sequence that read the same KV head. Rows are ordered by
@@ -222,13 +242,13 @@ static int32_t in_page(int32_t pos, int32_t first)
     return min_i32(max_i32(pos - first, 0), PAGE);
 }
 
-/* Four rows at a time where they see the same positions, one at a time where they do not. */
+/* A register tile's rows at a time where they see the same positions, one where they do not. */
 static void tile_values(const attn_job *job, const tile *t, int32_t first, const float *weights,
-                        const uint8_t *v, float *o)
+                        const attn_kernels *kernels, const void *v, float *o)
 {
-    int32_t n_dims = padded(job->p.head_dim_v);
-    for (int32_t r = 0; r < t->n_rows; r += 4) {
-        int32_t n = min_i32(4, t->n_rows - r);
+    int32_t n_dims = attn_padded(job->p.head_dim_v);
+    for (int32_t r = 0; r < t->n_rows; r += ATTN_TILE) {
+        int32_t n = min_i32(ATTN_TILE, t->n_rows - r);
         int32_t begin = in_page(t->begin[r + n - 1], first), end = in_page(t->end[r], first);
         if (begin > end) begin = end;
         const float *w = weights + r * PAGE;
@@ -236,33 +256,49 @@ static void tile_values(const attn_job *job, const tile *t, int32_t first, const
         for (int32_t i = 0; i < n; i++) {
             int32_t early = in_page(t->begin[r + i], first);
             if (early < begin)
-                job->kernels->values(w + i * PAGE, 1, v, n_dims, early, begin,
-                                     sum + (int64_t)i * n_dims);
+                kernels->values(w + i * PAGE, 1, v, n_dims, early, begin,
+                                sum + (int64_t)i * n_dims);
         }
-        if (begin < end) job->kernels->values(w, n, v, n_dims, begin, end, sum);
+        if (begin < end) kernels->values(w, n, v, n_dims, begin, end, sum);
         for (int32_t i = 0; i < n; i++) {
             int32_t from = max_i32(end, in_page(t->begin[r + i], first));
             int32_t late = in_page(t->end[r + i], first);
             if (from < late)
-                job->kernels->values(w + i * PAGE, 1, v, n_dims, from, late,
-                                     sum + (int64_t)i * n_dims);
+                kernels->values(w + i * PAGE, 1, v, n_dims, from, late, sum + (int64_t)i * n_dims);
         }
     }
 }
 
+/* Where K and V of a head of one of a sequence's pages lie. */
+static uint8_t *head_at(const attn_job *job, const sobre_run_seq *seq, int32_t page, int32_t head,
+                        uint8_t **ret_v)
+{
+    uint64_t k_size = dims_size(job->type, job->p.head_dim);
+    uint64_t v_size = dims_size(job->type, attn_padded(job->p.head_dim_v));
+    uint8_t *k = job->pages + (uint64_t)seq->pages[page] * job->page_size +
+                 (uint64_t)head * (k_size + v_size);
+    *ret_v = k + k_size;
+    return k;
+}
+
 /* What the tile sees of one page, added to `sum`. */
-static void tile_page(const attn_job *job, const tile *t, int32_t page, const float *q, float *s,
+static void tile_page(const attn_job *job, const tile *t, int32_t page, const workspace *w,
                       const tile_sum *sum)
 {
     const sobre_attention_params *p = &job->p;
-    int32_t first = page * PAGE, n_dims = padded(p->head_dim_v);
+    const attn_kernels *kernels = job->kernels;
+    const bool unpacks = t->n_rows > DIRECT_ROWS && kernels != job->wide;
+    int32_t first = page * PAGE, n_dims = attn_padded(p->head_dim_v);
     int32_t begin = in_page(t->begin[0], first), end = in_page(t->end[t->n_rows - 1], first);
-    uint64_t k_size = (uint64_t)p->head_dim * PAGE * (uint64_t)job->item_size;
-    uint64_t v_size = (uint64_t)n_dims * PAGE * (uint64_t)job->item_size;
-    const uint8_t *k = job->pages + (uint64_t)t->seq->pages[page] * job->page_size +
-                       (uint64_t)t->kv_head * (k_size + v_size);
+    uint8_t *v_items;
+    const void *k = head_at(job, t->seq, page, t->kv_head, &v_items), *v = v_items;
 
-    job->kernels->scores(q, t->n_rows, k, p->head_dim, begin, end, s);
+    if (unpacks) {
+        kernels->unpack_k(k, p->head_dim, begin, end, w->wide);
+        kernels = job->wide;
+        k = w->wide;
+    }
+    kernels->scores(w->q, t->n_rows, k, p->head_dim, begin, end, w->s);
     for (int32_t r = 0; r < t->n_rows; r++) {
         int32_t pos = t->seq->pos + t->query + r / t->n_heads;
         attn_view view = {
@@ -275,31 +311,35 @@ static void tile_page(const attn_job *job, const tile *t, int32_t page, const fl
         };
         if (view.begin >= view.end) continue;
         float before = sum->max[r];
-        float total = job->kernels->soften(&view, s + r * PAGE, &sum->max[r]);
-        if (sum->max[r] != before) {
+        float total = kernels->soften(&view, w->s + r * PAGE, &sum->max[r]);
+        if (sum->max[r] != before && before != -INFINITY) {
             float shrink = expf(before - sum->max[r]);
             float *o = sum->o + (int64_t)r * n_dims;
-            job->kernels->merge(o, shrink, o, 0.0f, n_dims);
+            kernels->merge(o, shrink, o, 0.0f, n_dims);
             sum->total[r] *= shrink;
         }
         sum->total[r] += total;
     }
-    tile_values(job, t, first, s, k + k_size, sum->o);
+    if (unpacks) {
+        job->kernels->unpack_v(v, n_dims, begin, end, w->wide);
+        v = w->wide;
+    }
+    tile_values(job, t, first, w->s, kernels, v, sum->o);
 }
 
-static void tile_block(const attn_job *job, const tile *t, int32_t block, const float *q, float *s,
+static void tile_block(const attn_job *job, const tile *t, int32_t block, const workspace *w,
                        const tile_sum *sum)
 {
     int32_t begin = max_i32(t->begin[0], block * BLOCK) / PAGE;
     int32_t end = (min_i32(t->end[t->n_rows - 1], (block + 1) * BLOCK) + PAGE - 1) / PAGE;
     sum_clear(job, sum, t->n_rows);
-    for (int32_t page = begin; page < end; page++) tile_page(job, t, page, q, s, sum);
+    for (int32_t page = begin; page < end; page++) tile_page(job, t, page, w, sum);
 }
 
 /* Adds the sum over a later block. */
 static void sum_merge(const attn_job *job, const tile_sum *to, const tile_sum *from, int32_t n_rows)
 {
-    int32_t n_dims = padded(job->p.head_dim_v);
+    int32_t n_dims = attn_padded(job->p.head_dim_v);
     for (int32_t r = 0; r < n_rows; r++) {
         if (from->max[r] == -INFINITY && from->total[r] == 0.0f) continue; /* saw nothing */
         float *o = to->o + (int64_t)r * n_dims;
@@ -317,7 +357,7 @@ static void tile_store(const attn_job *job, const tile *t, const tile_sum *sum)
     const sobre_attention_params *p = &job->p;
     for (int32_t r = 0; r < t->n_rows; r++) {
         int32_t col = t->seq->col + t->query + r / t->n_heads, head = t->head + r % t->n_heads;
-        const float *o = sum->o + (int64_t)r * padded(p->head_dim_v);
+        const float *o = sum->o + (int64_t)r * attn_padded(p->head_dim_v);
         float *out = job->out + ((int64_t)col * p->n_head + head) * p->head_dim_v;
         float total = sum->total[r], shrink = 1.0f;
         if (job->sinks) { /* one more score, whose value is zero */
@@ -335,10 +375,7 @@ static void append_unit(const attn_job *job, const sobre_run_seq *seq, int32_t p
                         float *rows)
 {
     const sobre_attention_params *p = &job->p;
-    uint64_t k_size = (uint64_t)p->head_dim * PAGE * (uint64_t)job->item_size;
-    uint64_t v_size = (uint64_t)padded(p->head_dim_v) * PAGE * (uint64_t)job->item_size;
-    uint8_t *k_page = job->pages + (uint64_t)seq->pages[page] * job->page_size +
-                      (uint64_t)head * (k_size + v_size);
+    uint8_t *v_page, *k_page = head_at(job, seq, page, head, &v_page);
     int32_t begin = max_i32(seq->pos, page * PAGE);
     int32_t end = min_i32(seq->pos + seq->n_cols, (page + 1) * PAGE);
     for (int32_t pos = begin; pos < end; pos += APPEND_ROWS) {
@@ -349,7 +386,7 @@ static void append_unit(const attn_job *job, const sobre_run_seq *seq, int32_t p
         job->kernels->put_k(rows, n, p->head_dim, pos % PAGE, k_page);
         job->kernels->put_v(job->v + ((int64_t)col * p->n_head_kv + head) * p->head_dim_v,
                             (int64_t)p->n_head_kv * p->head_dim_v, n, p->head_dim_v, pos % PAGE,
-                            k_page + k_size);
+                            v_page);
     }
 }
 
@@ -397,7 +434,7 @@ static void tile_find(const attn_job *job, const tiling *tl, const sobre_run *ru
 /* Few tiles over long sequences: threads share the blocks of each, in waves of as many as there is
  * scratch for. */
 static void run_split(attn_job *job, const sobre_run *run, const tiling *tl, int32_t n_tiles,
-                      pool *threads, int32_t thread, int32_t n_threads, float *q, float *s)
+                      pool *threads, int32_t thread, int32_t n_threads, const workspace *w)
 {
     uint8_t *shared = job->scratch + thread_size(&job->p) * (uint64_t)n_threads;
     int32_t n_parts = n_threads * PARTS_PER_THREAD / n_tiles, n_blocks = 0;
@@ -417,8 +454,8 @@ static void run_split(attn_job *job, const sobre_run *run, const tiling *tl, int
             int32_t block = block_first(&t) + wave + u % n_parts;
             if (block > block_last(&t)) continue;
             tile_sum part = sum_at(&job->p, shared, n_tiles + u);
-            tile_load_q(job, &t, q);
-            tile_block(job, &t, block, q, s, &part);
+            tile_load_q(job, &t, w->q);
+            tile_block(job, &t, block, w, &part);
         }
         pool_barrier(threads, thread);
         at = (tile_cursor){0, 0};
@@ -439,10 +476,7 @@ static void run_split(attn_job *job, const sobre_run *run, const tiling *tl, int
 void attn_run(attn_job *job, const sobre_run *run, pool *threads, int32_t thread, int32_t n_threads)
 {
     const sobre_attention_params *p = &job->p;
-    uint8_t *scratch = job->scratch + thread_size(p) * (uint64_t)thread;
-    float *q = (float *)scratch, *s = q + (int64_t)padded(p->head_dim) * ATTN_ROWS;
-    uint8_t *sums = (uint8_t *)(s + ATTN_ROWS * PAGE);
-    tile_sum part = sum_at(p, sums, 0), state = sum_at(p, sums, 1);
+    const workspace w = workspace_at(job, thread);
     tiling tl = tiling_of(p);
     int64_t n_tiles = 0;
     int32_t longest = 0;
@@ -451,7 +485,7 @@ void attn_run(attn_job *job, const sobre_run *run, pool *threads, int32_t thread
         longest = max_i32(longest, run->seqs[i].pos + run->seqs[i].n_cols);
     }
     if (n_threads > 1 && n_tiles <= 2 * n_threads && longest > BLOCK) {
-        run_split(job, run, &tl, (int32_t)n_tiles, threads, thread, n_threads, q, s);
+        run_split(job, run, &tl, (int32_t)n_tiles, threads, thread, n_threads, &w);
         return;
     }
     tile t;
@@ -460,12 +494,12 @@ void attn_run(attn_job *job, const sobre_run *run, pool *threads, int32_t thread
         int64_t index = atomic_fetch_add(&job->next, 1);
         if (index >= n_tiles) return;
         tile_find(job, &tl, run, index, &at, &t);
-        tile_load_q(job, &t, q);
-        sum_clear(job, &state, t.n_rows);
+        tile_load_q(job, &t, w.q);
+        sum_clear(job, &w.state, t.n_rows);
         for (int32_t block = block_first(&t); block <= block_last(&t); block++) {
-            tile_block(job, &t, block, q, s, &part);
-            sum_merge(job, &state, &part, t.n_rows);
+            tile_block(job, &t, block, &w, &w.part);
+            sum_merge(job, &w.state, &w.part, t.n_rows);
         }
-        tile_store(job, &t, &state);
+        tile_store(job, &t, &w.state);
     }
 }

@@ -8,55 +8,108 @@
 
 enum { PAGE = SOBRE_KV_PAGE };
 
-static inline float item_load(const void *page, int64_t i, bool f16)
+/* Number `dim` of position `pos`, which is item i. */
+static inline float item_load(const void *items, int64_t i, int32_t dim, int32_t pos,
+                              int32_t n_dims, sobre_kv_type type)
 {
-    return f16 ? f16_to_f32(((const uint16_t *)page)[i]) : ((const float *)page)[i];
-}
-
-static inline void item_store(void *page, int64_t i, bool f16, float x)
-{
-    if (f16) {
-        ((uint16_t *)page)[i] = f32_to_f16(x);
-    } else {
-        ((float *)page)[i] = x;
+    switch (type) {
+    case SOBRE_KV_F16: return f16_to_f32(((const uint16_t *)items)[i]);
+    case SOBRE_KV_BF16: return bf16_to_f32(((const uint16_t *)items)[i]);
+    case SOBRE_KV_Q8_0: {
+        uint16_t scale = attn_scales(items, n_dims)[dim / ATTN_GROUP * PAGE + pos];
+        return (float)((const int8_t *)items)[i] * f16_to_f32(scale);
+    }
+    default: return ((const float *)items)[i];
     }
 }
 
-static void put_k(const float *k, int32_t n, int32_t head_dim, int32_t slot, void *page, bool f16)
+static inline void item_store(void *items, int64_t i, float x, float inverse, sobre_kv_type type)
+{
+    switch (type) {
+    case SOBRE_KV_F16: ((uint16_t *)items)[i] = f32_to_f16(x); break;
+    case SOBRE_KV_BF16: ((uint16_t *)items)[i] = f32_to_bf16(x); break;
+    case SOBRE_KV_Q8_0: {
+        float q = x * inverse;
+        ((int8_t *)items)[i] = (int8_t)rintf(q > -127.0f ? q < 127.0f ? q : 127.0f : -127.0f);
+        break;
+    }
+    default: ((float *)items)[i] = x; break;
+    }
+}
+
+/* Puts x [n] as position `pos`, zeros being behind it up to n_dims; items are `stride` apart. */
+static void put(const float *x, int32_t n, int32_t n_dims, int32_t pos, uint8_t *items,
+                int64_t first, int64_t stride, sobre_kv_type type)
+{
+    for (int32_t d = 0; d < n_dims; d += ATTN_GROUP) {
+        int32_t end = n_dims - d < ATTN_GROUP ? n_dims : d + ATTN_GROUP;
+        float inverse = 0.0f;
+        if (type == SOBRE_KV_Q8_0) {
+            float most = 0.0f, taint = 0.0f;
+            for (int32_t i = d; i < end && i < n; i++) {
+                if (fabsf(x[i]) > most) most = fabsf(x[i]);
+                taint += x[i] * 0.0f;
+            }
+            uint16_t scale = f32_to_f16(attn_scale(most, taint));
+            attn_scales(items, n_dims)[d / ATTN_GROUP * PAGE + pos] = scale;
+            inverse = attn_scale_inverse(f16_to_f32(scale));
+        }
+        for (int32_t i = d; i < end; i++)
+            item_store(items, first + i * stride, i < n ? x[i] : 0.0f, inverse, type);
+    }
+}
+
+static void put_k(const float *k, int32_t n, int32_t head_dim, int32_t slot, void *page,
+                  sobre_kv_type type)
 {
     for (int32_t i = 0; i < n; i++)
-        for (int32_t d = 0; d < head_dim; d++)
-            item_store(page, d * PAGE + slot + i, f16, k[(int64_t)i * head_dim + d]);
+        put(k + (int64_t)i * head_dim, head_dim, head_dim, slot + i, page, slot + i, PAGE, type);
 }
 
 static void put_v(const float *v, int64_t stride, int32_t n, int32_t head_dim_v, int32_t slot,
-                  void *page, bool f16)
+                  void *page, sobre_kv_type type)
 {
-    int64_t n_dims = (head_dim_v + ATTN_PAD - 1) / ATTN_PAD * ATTN_PAD;
+    int32_t n_dims = attn_padded(head_dim_v);
     for (int32_t i = 0; i < n; i++)
+        put(v + i * stride, head_dim_v, n_dims, slot + i, page, (int64_t)(slot + i) * n_dims, 1,
+            type);
+}
+
+static void unpack_k(const void *k, int32_t head_dim, int32_t begin, int32_t end, float *ret,
+                     sobre_kv_type type)
+{
+    for (int32_t d = 0; d < head_dim; d++)
+        for (int32_t i = begin; i < end; i++)
+            ret[d * PAGE + i] = item_load(k, d * PAGE + i, d, i, head_dim, type);
+}
+
+static void unpack_v(const void *v, int32_t n_dims, int32_t begin, int32_t end, float *ret,
+                     sobre_kv_type type)
+{
+    for (int32_t i = begin; i < end; i++)
         for (int32_t d = 0; d < n_dims; d++)
-            item_store(page, (slot + i) * n_dims + d, f16, d < head_dim_v ? v[i * stride + d] : 0);
+            ret[i * n_dims + d] = item_load(v, (int64_t)i * n_dims + d, d, i, n_dims, type);
 }
 
 static void scores(const float *q, int32_t n_rows, const void *k, int32_t head_dim, int32_t begin,
-                   int32_t end, float *s, bool f16)
+                   int32_t end, float *s, sobre_kv_type type)
 {
     for (int32_t r = 0; r < n_rows; r++, q += head_dim, s += PAGE) {
         for (int32_t i = begin; i < end; i++) s[i] = 0.0f;
         for (int32_t d = 0; d < head_dim; d++)
-            for (int32_t i = begin; i < end; i++) s[i] += q[d] * item_load(k, d * PAGE + i, f16);
+            for (int32_t i = begin; i < end; i++)
+                s[i] += q[d] * item_load(k, d * PAGE + i, d, i, head_dim, type);
     }
 }
 
 static void values(const float *p, int32_t n_rows, const void *v, int32_t n_dims, int32_t begin,
-                   int32_t end, float *o, bool f16)
+                   int32_t end, float *o, sobre_kv_type type)
 {
     for (int32_t r = 0; r < n_rows; r++, p += PAGE, o += n_dims)
         for (int32_t i = begin; i < end; i++)
             for (int32_t d = 0; d < n_dims; d++)
-                o[d] += p[i] * item_load(v, (int64_t)i * n_dims + d, f16);
+                o[d] += p[i] * item_load(v, (int64_t)i * n_dims + d, d, i, n_dims, type);
 }
-
 static float soften(const attn_view *view, float *s, float *max)
 {
     float most = *max, total = 0.0f;
@@ -79,31 +132,9 @@ static void merge(float *o, float a, const float *x, float b, int32_t n_dims)
     for (int32_t d = 0; d < n_dims; d++) o[d] = o[d] * a + x[d] * b;
 }
 
-#define KERNELS_OF(type, f16)                                                                  \
-    static void put_k_##type(const float *k, int32_t n, int32_t head_dim, int32_t slot,        \
-                             void *page)                                                       \
-    {                                                                                          \
-        put_k(k, n, head_dim, slot, page, f16);                                                \
-    }                                                                                          \
-    static void put_v_##type(const float *v, int64_t stride, int32_t n, int32_t head_dim_v,    \
-                             int32_t slot, void *page)                                         \
-    {                                                                                          \
-        put_v(v, stride, n, head_dim_v, slot, page, f16);                                      \
-    }                                                                                          \
-    static void scores_##type(const float *q, int32_t n_rows, const void *k, int32_t head_dim, \
-                              int32_t begin, int32_t end, float *s)                            \
-    {                                                                                          \
-        scores(q, n_rows, k, head_dim, begin, end, s, f16);                                    \
-    }                                                                                          \
-    static void values_##type(const float *p, int32_t n_rows, const void *v, int32_t n_dims,   \
-                              int32_t begin, int32_t end, float *o)                            \
-    {                                                                                          \
-        values(p, n_rows, v, n_dims, begin, end, o, f16);                                      \
-    }
-KERNELS_OF(f32, false)
-KERNELS_OF(f16, true)
+ATTN_KERNELS_OF(F32)
+ATTN_KERNELS_OF(F16)
+ATTN_KERNELS_OF(BF16)
+ATTN_KERNELS_OF(Q8_0)
 
-const attn_kernels attn_kernels_scalar[ATTN_N_TYPES] = {
-    {put_k_f32, put_v_f32, scores_f32, values_f32, soften, merge},
-    {put_k_f16, put_v_f16, scores_f16, values_f16, soften, merge},
-};
+const attn_kernels attn_kernels_scalar[ATTN_N_TYPES] = ATTN_KERNELS_TABLE;

@@ -557,11 +557,12 @@ static sobre_status compile_attention(compiler *c, const sobre_node *node, int32
     attn_job *job = &c->e->attentions[c->n_attentions++];
     *job = (attn_job){
         .kernels = attn_kernels_get(d->isa, slot->desc.type),
+        .wide = attn_kernels_get(d->isa, SOBRE_KV_F32),
         .vec = d->vec,
         .p = *p,
         .pages = slot->buffer->data + slot->offset,
         .page_size = slot->page_size,
-        .item_size = slot->desc.type == SOBRE_KV_F16 ? 2 : 4,
+        .type = slot->desc.type,
         .q = slot_at(c, node, SOBRE_ATTN_Q),
         .k = slot_at(c, node, SOBRE_ATTN_K),
         .v = slot_at(c, node, SOBRE_ATTN_V),

@@ -259,7 +259,9 @@ SOBRE_EXPORT const char *sobre_model_meta_key(const sobre_model *model, int32_t 
 typedef enum sobre_kv_type {
     SOBRE_KV_DEFAULT = 0,
     SOBRE_KV_F32 = 1,
-    SOBRE_KV_F16 = 2
+    SOBRE_KV_F16 = 2,
+    SOBRE_KV_BF16 = 3,
+    SOBRE_KV_Q8_0 = 4 /* bytes with a scale for 32 of them */
 } sobre_kv_type;
 
 typedef struct sobre_fit_options {

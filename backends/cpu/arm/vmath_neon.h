@@ -11,6 +11,8 @@ enum { VF_N = 4 };
 typedef float32x4_t vf;
 typedef int32x4_t vi;
 
+#define VF_PIN(a) __asm__("" : "+w"(a))
+
 static inline vf vf_zero(void)
 {
     return vdupq_n_f32(0.0f);

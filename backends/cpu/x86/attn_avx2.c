@@ -3,5 +3,4 @@
 #include "vmath_avx2.h"
 
 #define ATTN_KERNELS attn_kernels_avx2
-#define ATTN_VECTORS 2
 #include "attn_vf.h"

@@ -12,6 +12,9 @@ enum { VF_N = 8 };
 typedef __m256 vf;
 typedef __m256i vi;
 
+/* Computed here, in a register, and not moved. */
+#define VF_PIN(a) __asm__("" : "+x"(a))
+
 static inline vf vf_zero(void)
 {
     return _mm256_setzero_ps();
@@ -153,6 +156,22 @@ static inline vf vf_load_bf16(const uint16_t *from)
 {
     __m128i h = _mm_loadu_si128((const __m128i *)from);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+static inline vf vf_load_i8(const int8_t *from)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+}
+/* Lanes from -128 to 127. */
+static inline void vi_store_i8(int8_t *to, vi a)
+{
+    __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    _mm_storel_epi64((__m128i *)to, _mm_packs_epi16(h, h));
+}
+/* Lanes from 0 to 65535. */
+static inline void vi_store_u16(uint16_t *to, vi a)
+{
+    __m128i h = _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    _mm_storeu_si128((__m128i *)to, h);
 }
 /* Rounded to the nearest, ties to even. */
 static inline void vf_store_f16(uint16_t *to, vf a)

@@ -10,6 +10,12 @@ enum { VF_N = 16 };
 typedef __m512 vf;
 typedef __m512i vi;
 
+#ifdef SOBRE_SIMDE
+#define VF_PIN(a) (void)(a)
+#else
+#define VF_PIN(a) __asm__("" : "+v"(a))
+#endif
+
 static inline vf vf_zero(void)
 {
     return _mm512_setzero_ps();
@@ -143,6 +149,18 @@ static inline vf vf_load_bf16(const uint16_t *from)
 {
     __m256i h = _mm256_loadu_si256((const __m256i *)from);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+static inline vf vf_load_i8(const int8_t *from)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+static inline void vi_store_i8(int8_t *to, vi a)
+{
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(a));
+}
+static inline void vi_store_u16(uint16_t *to, vi a)
+{
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(a));
 }
 static inline void vf_store_f16(uint16_t *to, vf a)
 {
