@@ -2,7 +2,7 @@
 /*
  * AVX-512 intrinsics: the compiler's, or, where SOBRE_SIMDE is defined, SIMDe's portable ones, so
  * that tests run the AVX-512 kernels on every x86 processor. The few intrinsics that SIMDe lacks
- * are made here from AVX2 halves.
+ * or has wrong are made here from AVX2 halves.
  */
 #ifndef SOBRE_AVX512_INTRIN_H
 #define SOBRE_AVX512_INTRIN_H
@@ -30,6 +30,13 @@ static inline __m512i simde_shim_cvtps_epi32(__m512 a)
     simde__m512_private a_ = simde__m512_to_private(a);
     simde__m512i_private r_;
     for (int i = 0; i < 2; i++) r_.m256i[i] = _mm256_cvtps_epi32(a_.m256[i]);
+    return simde__m512i_from_private(r_);
+}
+
+static inline __m512i simde_shim_madd_epi16(__m512i a, __m512i b)
+{
+    simde__m512i_private a_ = simde__m512i_to_private(a), b_ = simde__m512i_to_private(b), r_;
+    for (int i = 0; i < 2; i++) r_.m256i[i] = _mm256_madd_epi16(a_.m256i[i], b_.m256i[i]);
     return simde__m512i_from_private(r_);
 }
 
@@ -104,6 +111,7 @@ static inline void simde_shim_mask_storeu_ps(float *to, unsigned mask, __m512 a)
 
 #undef _mm512_cvtepi32_ps
 #undef _mm512_cvtps_epi32
+#undef _mm512_madd_epi16
 #undef _mm512_cvtepi32_epi16
 #undef _mm512_cvtepi32_epi8
 #undef _mm512_cvtepi8_epi32
@@ -115,6 +123,7 @@ static inline void simde_shim_mask_storeu_ps(float *to, unsigned mask, __m512 a)
 #undef _mm512_mask_storeu_ps
 #define _mm512_cvtepi32_ps             simde_shim_cvtepi32_ps
 #define _mm512_cvtps_epi32             simde_shim_cvtps_epi32
+#define _mm512_madd_epi16              simde_shim_madd_epi16
 #define _mm512_cvtepi32_epi16          simde_shim_cvtepi32_epi16
 #define _mm512_cvtepi32_epi8           simde_shim_cvtepi32_epi8
 #define _mm512_cvtepi8_epi32           simde_shim_cvtepi8_epi32

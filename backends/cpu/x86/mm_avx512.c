@@ -8,6 +8,7 @@
 #include "vmath_avx512.h"
 
 #define MM_ISA           SOBRE_CPU_AVX512
+#define MM_ISA_TOKENS    MM_MAX_TOKENS
 #define MM_TILE          8
 #define MM_TILE_SIZES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
 #define MM_ISA_KERNELS   mm_kernels_avx512
@@ -16,9 +17,9 @@ static inline vi vnni_dpbusd(vi sum, vi w, vi x)
 {
     return _mm512_dpbusd_epi32(sum, w, x);
 }
-static inline vi vnni_dpwssd(vi sum, vi a, vi b)
+static inline vi vnni_madd16(vi a, vi b)
 {
-    return _mm512_dpwssd_epi32(sum, a, b);
+    return _mm512_madd_epi16(a, b);
 }
 static inline vi vnni_mul16(vi a, vi b)
 {
@@ -46,13 +47,6 @@ static inline vi vnni_load_i8(const uint8_t *from)
 }
 
 #include "mm_vnni.h"
-
-static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, const uint8_t *unit,
-                                         const int group, const mm_act_block *x, int64_t x_stride,
-                                         vf (*acc)[1])
-{
-    vnni_block(kind, n, unit, group, x + group, x_stride, acc);
-}
 
 static inline int32_t vi_largest(vi a)
 {

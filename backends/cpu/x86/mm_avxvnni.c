@@ -11,13 +11,12 @@
 
 #ifdef SOBRE_SIMDE
 #include <simde/x86/avx512/dpbusd.h>
-#include <simde/x86/avx512/dpwssd.h>
 #define _mm256_dpbusd_avx_epi32 simde_mm256_dpbusd_epi32
-#define _mm256_dpwssd_avx_epi32 simde_mm256_dpwssd_epi32
 #endif
 
 #define MM_ISA           SOBRE_CPU_AVXVNNI
 #define MM_ISA_KERNELS   mm_kernels_avxvnni
+#define MM_ISA_TOKENS    MM_MAX_TOKENS
 #define MM_TILE          4
 #define MM_TILE_SIZES(X) X(1) X(2) X(3) X(4)
 
@@ -25,9 +24,9 @@ static inline vi vnni_dpbusd(vi sum, vi w, vi x)
 {
     return _mm256_dpbusd_avx_epi32(sum, w, x);
 }
-static inline vi vnni_dpwssd(vi sum, vi a, vi b)
+static inline vi vnni_madd16(vi a, vi b)
 {
-    return _mm256_dpwssd_avx_epi32(sum, a, b);
+    return _mm256_madd_epi16(a, b);
 }
 static inline vi vnni_mul16(vi a, vi b)
 {
@@ -55,12 +54,5 @@ static inline vi vnni_load_i8(const uint8_t *from)
 }
 
 #include "mm_vnni.h"
-
-static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, const uint8_t *unit,
-                                         const int group, const mm_act_block *x, int64_t x_stride,
-                                         vf (*acc)[2])
-{
-    vnni_block(kind, n, unit, group, x + group, x_stride, acc);
-}
 
 #include "mm_vf.h"
