@@ -95,6 +95,9 @@ class Usage(Program):
             (["run", "m", "-p", "x", "--layers", "2", "--device", "cpu"], "--layers needs"),
             (["bench", "m", "--blas", "maybe"], "one of auto|never|always"),
             (["run", "m", "--blas", "never"], "no option --blas"),
+            (["inspect"], "MODEL is missing"),
+            (["inspect", "m", "--shape", "tinyllama-1.1b"], "not both"),
+            (["inspect", "--shape", "huge"], "no --shape huge"),
             (["inspect", "m", "--dot"], "--dot needs"),
             (["inspect", "m", "--graph", "--fit"], "one at a time"),
             (["inspect", "m", "--plan", "--built"], "--built needs --graph"),
@@ -570,6 +573,29 @@ class Inspect(Program):
         memory = out["memory"]
         self.assertEqual(memory["n_ctx"], 128)
         self.assertGreaterEqual(memory["total_bytes"], memory["weight_bytes"] + memory["kv_bytes"])
+
+    def test_work(self):
+        def work(*args):
+            out = self.json("inspect", self.models["whole"], "--json", "--n-ctx", 128, *args)
+            return out["per_token"], out["prompt"], out["memory"]
+        token, prompt, memory = work()
+        later = work("--n-past", 100)[0]
+        self.assertEqual((token["n_past"], later["n_past"], prompt["n_tokens"]), (0, 100, 128))
+        self.assertLessEqual(token["weight_bytes"], 1.05 * memory["weight_bytes"])
+        self.assertEqual(later["kv_bytes"], 51 * token["kv_bytes"])  # one is written, not read
+        self.assertGreater(prompt["flop"], 50 * token["flop"])
+        self.assertGreater(token["n_launches"], 10)
+        out = self.out("inspect", self.models["whole"], "--n-past", 100)
+        for part in ["one token after 100\n", "a prompt of 256 tokens\n", "launches "]:
+            self.assertIn(part, out)
+        self.sobre("inspect", self.models["whole"], "--n-past", 1000, code=2)
+
+    def test_shape(self):
+        out = self.json("inspect", "--shape", "llama-3.2-3b", "--quant", "Q4_0", "--json",
+                        "--n-ctx", 256)
+        self.assertEqual(out["n_layer"], 28)
+        self.assertGreater(out["per_token"]["weight_bytes"], 1.8e9)
+        self.assertIn("tinyllama-1.1b", self.out("inspect", "--shape", "list"))
 
     def test_fit(self):
         out = self.out("inspect", self.models["whole"], "--fit", "--kv-type", "f32")
