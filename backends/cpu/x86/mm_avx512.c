@@ -13,9 +13,25 @@
 #define MM_TILE_SIZES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
 #define MM_ISA_KERNELS   mm_kernels_avx512
 
-static inline vi vnni_dpbusd(vi sum, vi w, vi x)
+static inline vi vnni_broadcast(const void *from)
 {
-    return _mm512_dpbusd_epi32(sum, w, x);
+    int32_t v;
+    memcpy(&v, from, sizeof(v));
+    return vi_set1(v);
+}
+
+/* Compilers do not let the instruction repeat the 4 bytes from memory by itself. */
+static inline vi vnni_dpbusd(vi sum, vi w, const int8_t *x)
+{
+#ifdef SOBRE_SIMDE
+    return _mm512_dpbusd_epi32(sum, w, vnni_broadcast(x));
+#else
+    const struct {
+        int8_t x[4];
+    } *from = (const void *)x;
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*from));
+    return sum;
+#endif
 }
 static inline vi vnni_madd16(vi a, vi b)
 {

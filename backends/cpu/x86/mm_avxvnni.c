@@ -20,9 +20,15 @@
 #define MM_TILE          4
 #define MM_TILE_SIZES(X) X(1) X(2) X(3) X(4)
 
-static inline vi vnni_dpbusd(vi sum, vi w, vi x)
+static inline vi vnni_broadcast(const void *from)
 {
-    return _mm256_dpbusd_avx_epi32(sum, w, x);
+    int32_t v;
+    memcpy(&v, from, sizeof(v));
+    return vi_set1(v);
+}
+static inline vi vnni_dpbusd(vi sum, vi w, const int8_t *x)
+{
+    return _mm256_dpbusd_avx_epi32(sum, w, vnni_broadcast(x));
 }
 static inline vi vnni_madd16(vi a, vi b)
 {

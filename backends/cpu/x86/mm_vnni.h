@@ -2,7 +2,8 @@
 /*
  * Int8 products with VNNI, for both widths of vectors: kernels of every kind. Beside the vocabulary
  * of vmath_*.h and the tile (mm_vf.h) the including file defines
- *     vnni_dpbusd(sum, w, x)       sum + the dot products of 4 unsigned and 4 signed bytes
+ *     vnni_broadcast(from)         4 bytes in every lane
+ *     vnni_dpbusd(sum, w, from)    sum + dot products of 4 unsigned bytes and the 4 signed ones
  *     vnni_madd16(a, b)            dot products of 2 signed words
  *     vnni_mul16, vnni_sub16       of words
  *     vnni_merge(a, mask, b)       a & mask | b
@@ -25,13 +26,6 @@ static inline vi vnni_bytes(int value)
 static inline vi vnni_words(int value)
 {
     return vi_set1((int32_t)(0x00010001u * (uint16_t)value));
-}
-
-static inline vi vnni_broadcast(const void *from)
-{
-    int32_t v;
-    memcpy(&v, from, sizeof(v));
-    return vi_set1(v);
 }
 
 /* Shifted right, or left by -n. The instructions hold their n, which unrolled loops make constants,
@@ -203,7 +197,7 @@ static inline MM_INLINED void vnni_multiply(const vnni_form form, const int n, c
         for (int s = g * n_steps; s < (g + 1) * n_steps; s++) {
             MM_UNROLL(8)
             for (int t = 0; t < n; t++) {
-                dot[t] = vnni_dpbusd(dot[t], b->w[s], vnni_broadcast(x[t * x_stride].q + 4 * s));
+                dot[t] = vnni_dpbusd(dot[t], b->w[s], x[t * x_stride].q + 4 * s);
             }
         }
         MM_UNROLL(8)
