@@ -37,14 +37,15 @@ static const struct {
      {"threads", 't', OPTION_INT, AT(n_threads), "N", "threads of the CPU; 0: one a physical core",
       0, 256}},
     {TAKES_DEVICE,
-     {"isa", 0, OPTION_CHOICE, AT(isa), "best|scalar|avx2|avx512",
+     {"isa", 0, OPTION_CHOICE, AT(isa), "best|scalar|avx2|avx512|avxvnni|dotprod|i8mm",
       "instruction set of the CPU, for comparing", 0, 0}},
     {TAKES_CONTEXT,
      {"n-ctx", 'c', OPTION_INT, AT(n_ctx), "N",
       "tokens that fit in the context; 0: the model's, at most 4096", 0, 1 << 24}},
     {TAKES_CONTEXT,
-     {"kv-type", 0, OPTION_CHOICE, AT(kv_type), "default|f32|f16",
-      "numbers in the KV cache; by default f16, with --exact f32", 0, 0}},
+     {"kv-type", 0, OPTION_CHOICE, AT(kv_type), "default|f32|f16|bf16|q8_0",
+      "numbers in the KV cache; by default f16, with --exact f32; bf16 and q8_0 on the CPU only", 0,
+      0}},
     {TAKES_LIMIT,
      {"limit", 0, OPTION_BYTES, AT(limit), "BYTES",
       "memory that may be used on the device, such as 500M; what is free if not given", 0, 0}},
@@ -226,6 +227,12 @@ static int parse_option(const command *c, int argc, char **argv, int *at, char *
     return store(o, value, args);
 }
 
+const char *args_kv_name(int32_t type)
+{
+    static const char *const names[] = {"default", "f32", "f16", "bf16", "q8_0"};
+    return names[type];
+}
+
 int args_parse(const command *c, int argc, char **argv, void *args)
 {
     common_args *common = args;
@@ -250,8 +257,9 @@ int args_parse(const command *c, int argc, char **argv, void *args)
             return out_finish();
         }
     }
-    if (common->exact && common->kv_type == SOBRE_KV_F16) {
-        complain("--exact keeps the KV cache in f32: leave out --kv-type f16");
+    if (common->exact && common->kv_type != SOBRE_KV_DEFAULT && common->kv_type != SOBRE_KV_F32) {
+        complain("--exact keeps the KV cache in f32: leave out --kv-type %s",
+                 args_kv_name(common->kv_type));
         return CODE_USAGE;
     }
     if (common->n_layer > 0 && (!common->device || strcmp(common->device, "cpu") == 0)) {

@@ -103,6 +103,8 @@ typedef struct command {
 
 /* -1: go on. Otherwise the exit code: after --help, or a message. Positional arguments are moved to
  * the front of argv. */
+/* A sobre_kv_type as --kv-type has it. */
+const char *args_kv_name(int32_t type);
 int args_parse(const command *command, int argc, char **argv, void *args);
 void args_print_help(const command *command, FILE *to);
 void args_print_exit_codes(FILE *to);

@@ -143,11 +143,6 @@ static void add_rows(json_t *object, const row *rows, size_t n)
         json_object_set_new(object, rows[i].key, json_integer((json_int_t)rows[i].value));
 }
 
-static const char *kv_name(sobre_kv_type type)
-{
-    return type == SOBRE_KV_F32 ? "f32" : "f16";
-}
-
 static void print_text_row(const char *label, const char *text)
 {
     printf("  %-22s", label);
@@ -165,7 +160,7 @@ static void print_device(const app *a, const sobre_placement *p)
     } else {
         printf("%d\n", (int)p->device);
     }
-    print_text_row("KV type", kv_name(p->kv_type));
+    print_text_row("KV type", args_kv_name(p->kv_type));
 }
 
 /* Metadata on one line each, long values cut. */
@@ -287,7 +282,7 @@ static int print_json(app *a, const sobre_placement *placement, const work *w)
         json_object_set_new(memory, "device", json_integer(placement->device));
         if (a->device_info)
             json_object_set_new(memory, "backend", json_string(a->device_info->backend));
-        json_object_set_new(memory, "kv_type", json_string(kv_name(placement->kv_type)));
+        json_object_set_new(memory, "kv_type", json_string(args_kv_name(placement->kv_type)));
         add_rows(memory, rows, placement_rows(placement, rows));
         json_object_set_new(object, "memory", memory);
         add_cost(object, "per_token", "n_past", w->n_past, &w->token);

@@ -41,9 +41,7 @@ static sobre_status fit_shape(sobre_context *ctx, const hparams *hp, const sobre
     TRY(check_range(ctx, "n_ctx", p->n_ctx, hp->n_ctx));
     TRY(check_range(ctx, "n_seq", p->n_seq, MAX_SEQ));
     TRY(check_range(ctx, "n_chunk", p->n_chunk, MAX_CHUNK));
-    if (p->kv_type != SOBRE_KV_F16 && p->kv_type != SOBRE_KV_F32)
-        return fail(ctx, SOBRE_INVALID_ARGUMENT, "kv_type %d is none of f32, f16", (int)p->kv_type);
-    return SOBRE_OK;
+    return kv_check_type(ctx, p->kv_type);
 }
 
 /* Bytes of the largest plan on each device. */

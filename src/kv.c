@@ -7,6 +7,13 @@
 #include <assert.h>
 #include <string.h>
 
+sobre_status kv_check_type(sobre_context *ctx, sobre_kv_type type)
+{
+    if (type >= SOBRE_KV_F32 && type <= SOBRE_KV_Q8_0) return SOBRE_OK;
+    return fail(ctx, SOBRE_INVALID_ARGUMENT,
+                "kv_type %d is none of f32 (1), f16 (2), bf16 (3), q8_0 (4)", (int)type);
+}
+
 int32_t kv_pages_for(int32_t length)
 {
     return length / SOBRE_KV_PAGE + (length % SOBRE_KV_PAGE != 0);

@@ -22,6 +22,8 @@ typedef struct kv_table {
     int32_t n_free;
 } kv_table;
 
+/* INVALID_ARGUMENT, and which there are, if there is no such type. */
+sobre_status kv_check_type(sobre_context *ctx, sobre_kv_type type);
 int32_t kv_pages_for(int32_t length); /* pages that so many positions take */
 sobre_status kv_open(sobre_context *ctx, int32_t n_seq, int32_t n_ctx, kv_table *ret_kv);
 void kv_close(kv_table *kv);

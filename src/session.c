@@ -29,9 +29,7 @@ static sobre_status read_options(sobre_session *s, const sobre_session_options *
                     "a session of n_ctx %d, n_seq %d, n_chunk %d cannot be; n_ctx goes from 1 to "
                     "%d, n_seq from 1 to %d, n_chunk from 1",
                     s->n_ctx, s->n_seq, s->n_chunk, max_ctx, MAX_SEQ);
-    if (s->kv_type != SOBRE_KV_F32 && s->kv_type != SOBRE_KV_F16)
-        return fail(s->ctx, SOBRE_INVALID_ARGUMENT, "kv_type %d does not exist; use F32 or F16",
-                    (int)s->kv_type);
+    TRY(kv_check_type(s->ctx, s->kv_type));
     if (s->full != SOBRE_FULL_ERROR && s->full != SOBRE_FULL_SHIFT)
         return fail(s->ctx, SOBRE_INVALID_ARGUMENT,
                     "full is %d; use SOBRE_FULL_ERROR or SOBRE_FULL_SHIFT", (int)s->full);

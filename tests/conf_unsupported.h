@@ -21,6 +21,11 @@ static const struct {
     {"gpu", "attention", "attention ALiBi, head_dim 16,*"},
     {"gpu", "attention", "attention long, head_dim 16,*"},
     {"gpu", "attention", "attention softcap and sinks,*"},
+    /* Caches of f32 and f16. */
+    {"gpu", "attention", "attention bf16*"},
+    {"gpu", "attention", "attention q8_0*"},
+    {"null", "attention", "attention bf16*"},
+    {"null", "attention", "attention q8_0*"},
     {NULL, NULL, NULL},
 };
 

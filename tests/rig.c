@@ -213,7 +213,10 @@ bool rig_supported(const rig *r)
 {
     for (int32_t i = 0; i < r->n_nodes; i++) {
         bool supported = r->b->supports(r->device, r->values, &r->nodes[i]) != 0;
-        if (r->no_cache && r->nodes[i].op == SOBRE_OP_ATTENTION) assert_false(supported);
+        if (r->no_cache && r->nodes[i].op == SOBRE_OP_ATTENTION) {
+            if (r->slot.desc.type <= SOBRE_KV_F16) assert_false(supported);
+            return false; /* devices may have no more types than these */
+        }
         if (!supported) return false;
     }
     return true;

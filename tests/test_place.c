@@ -79,6 +79,36 @@ static void layers_are_split_as_told(void **state)
     close_placing(&p);
 }
 
+static void a_device_says_which_caches_it_has(void **state)
+{
+    static const sobre_kv_type types[] = {SOBRE_KV_BF16, SOBRE_KV_Q8_0};
+    placing p;
+    open_placing(&p);
+    sobre_placement got = SOBRE_INIT(placement);
+
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        assert_int_equal(
+            sobre_model_fit(p.model, SOBRE(fit_options, .device = p.device, .kv_type = types[i]),
+                            &got),
+            SOBRE_UNSUPPORTED);
+        assert_non_null(strstr(sobre_error(p.ctx), "f32 and f16"));
+    }
+    assert_ok(p.ctx, sobre_model_load(p.model, SOBRE(fit_options, .device = p.device), NULL));
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        const int32_t id = 5;
+        sobre_session *s = NULL;
+        sobre_status status =
+            sobre_session_open(p.model, SOBRE(session_options, .kv_type = types[i]), &s);
+        if (status >= 0)
+            status = sobre_session_eval(
+                s,
+                SOBRE(batch, .entries = &(sobre_entry){.n_tokens = 1, .ids = &id}, .n_entries = 1));
+        assert_int_equal(status, SOBRE_UNSUPPORTED);
+        sobre_session_close(s);
+    }
+    close_placing(&p);
+}
+
 static void as_many_layers_as_fit_go_to_the_device(void **state)
 {
     placing p;
@@ -175,6 +205,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layers_are_split_as_told),
+        cmocka_unit_test(a_device_says_which_caches_it_has),
         cmocka_unit_test(as_many_layers_as_fit_go_to_the_device),
         cmocka_unit_test(memory_is_bounded_where_no_driver_tells_what_is_free),
         cmocka_unit_test(a_split_model_runs),

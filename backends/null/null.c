@@ -254,6 +254,11 @@ static sobre_status kv_page_size(sobre_device *device, const sobre_kv_desc *desc
                                  uint64_t *ret_size)
 {
     TRY(enter_device(device, NULL_CALL_KV_PAGE_SIZE));
+    if (desc->type != SOBRE_KV_F32 && desc->type != SOBRE_KV_F16)
+        return device->host->fail(device->host->context, SOBRE_UNSUPPORTED,
+                                  "KV cache: kv_type %d is none of f32 and f16, which this device "
+                                  "has; use one of them, or the CPU",
+                                  (int)desc->type);
     uint64_t item = desc->type == SOBRE_KV_F16 ? 2 : 4, align = alignment(device);
     uint64_t size = (uint64_t)desc->n_head_kv * SOBRE_KV_PAGE * item *
                     ((uint64_t)desc->head_dim + (uint64_t)desc->head_dim_v);
