@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Takes the place of backends/cpu/cpuid.c in tests that run the kernels with AVX-512 and AVX-VNNI through SIMDe: any
- * processor with AVX2 then has everything. */
+/* Takes the place of backends/cpu/cpuid.c in tests that run the kernels for AVX-512 and AVX-VNNI
+ * through SIMDe: any processor with AVX2 then has everything. */
 #include <stdio.h>
 
 #include "cpu.h"

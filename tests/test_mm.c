@@ -2,8 +2,8 @@
 /*
  * Matrix products: every type of weight, both kinds of activations and every instruction set
  * against double precision, with odd shapes and a tolerance from the length of the sum; the same
- * bits however the work is batched and shared. mm_simde is this test with AVX-512 through SIMDe.
- * `test_mm --bench [TYPE]` times the products beside the machine's peaks instead.
+ * bits however the work is batched and shared. mm_simde is this test with AVX-VNNI and AVX-512
+ * through SIMDe. `test_mm --bench [TYPE]` times the products beside the machine's peaks instead.
  */
 #include "isas.h"
 #include "mm_rig.h"

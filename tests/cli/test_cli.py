@@ -238,11 +238,20 @@ class Logits(Program):
         self.assertIn(self.folder + " is a folder", err)
 
     def test_instruction_sets(self):
-        out = self.logits("best.npy", self.models["whole"], "--ids", self.IDS, "--exact")
-        scalar = self.logits("scalar.npy", self.models["whole"], "--ids", self.IDS, "--exact",
-                             "--isa", "scalar")
-        error = sum((a - b) ** 2 for a, b in zip(out[1], scalar[1]))
-        self.assertLess(error, 1e-8 * sum(b * b for b in scalar[1]))
+        args = [self.models["whole"], "--ids", self.IDS, "--exact"]
+        best = self.logits("best.npy", *args)[1]
+        names = {"scalar": "scalar", "avx2": "AVX2", "avx512": "AVX-512", "avxvnni": "AVX-VNNI",
+                 "dotprod": "DOTPROD", "i8mm": "I8MM"}
+        for isa, name in names.items():
+            try:
+                values = self.logits(isa + ".npy", *args, "--isa", isa)[1]
+            except AssertionError: # the processor lacks it
+                self.assertNotEqual(isa, "scalar")
+                err = self.err("logits", *args, "--isa", isa, "-o", self.path("none.npy"), code=4)
+                self.assertIn(name + " was asked for", err)
+                continue
+            error = sum((a - b) ** 2 for a, b in zip(best, values))
+            self.assertLess(error, 1e-8 * sum(b * b for b in values))
 
 
 class Run(Program):
