@@ -87,8 +87,8 @@ bool os_cpu_time_limited(void);
 int os_cpu_core(int cpu);
 /* The CPU that the calling thread runs on; -1: unknown. */
 int os_cpu_now(void);
-/* Has the calling thread run on these CPUs only; false if not possible (no harm). */
-bool os_thread_confine(const int *cpus, int n);
+/* Has a thread (NULL: the calling one) run on these CPUs only; false if not possible (no harm). */
+bool os_thread_confine(os_thread *thread, const int *cpus, int n);
 
 /* --- Events: a flag that other threads and signal handlers can raise, and that poll() can wait for
  */

@@ -665,14 +665,15 @@ int os_cpu_now(void)
     return sched_getcpu();
 }
 
-bool os_thread_confine(const int *cpus, int n)
+bool os_thread_confine(os_thread *thread, const int *cpus, int n)
 {
     cpu_bits set = {0};
     for (int i = 0; i < n; i++) {
         if (cpus[i] < 0 || cpus[i] >= MAX_CPUS) return false;
         CPU_SET_S(cpus[i], sizeof set, set.sets);
     }
-    return sched_setaffinity(0, sizeof set, set.sets) == 0;
+    return pthread_setaffinity_np(thread ? thread->thread : pthread_self(), sizeof set, set.sets) ==
+           0;
 }
 #else
 int os_cpus(int *cpus, int capacity, int *ret_n_cores)
@@ -705,9 +706,9 @@ int os_cpu_now(void)
     return -1;
 }
 
-bool os_thread_confine(const int *cpus, int n)
+bool os_thread_confine(os_thread *thread, const int *cpus, int n)
 {
-    (void)cpus, (void)n;
+    (void)thread, (void)cpus, (void)n;
     return false;
 }
 #endif

@@ -471,14 +471,14 @@ int os_cpu_now(void)
     return (int)GetCurrentProcessorNumber();
 }
 
-bool os_thread_confine(const int *cpus, int n)
+bool os_thread_confine(os_thread *thread, const int *cpus, int n)
 {
     DWORD_PTR mask = 0;
     for (int i = 0; i < n; i++) {
         if (cpus[i] < 0 || cpus[i] >= N_CPU_BITS) return false;
         mask |= (DWORD_PTR)1 << cpus[i];
     }
-    return SetThreadAffinityMask(GetCurrentThread(), mask) != 0;
+    return SetThreadAffinityMask(thread ? thread->handle : GetCurrentThread(), mask) != 0;
 }
 
 /* --- Events */

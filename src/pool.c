@@ -23,7 +23,6 @@ typedef struct worker {
     pool *owner;
     os_thread *thread;
     int32_t index; /* 1 and up; the caller is thread 0 */
-    int32_t seat;  /* that it is bound to; -1: none */
 } worker;
 
 typedef enum placing { PLACE_FREE, PLACE_CONFINED, PLACE_BOUND } placing;
@@ -35,7 +34,7 @@ typedef struct seating {
     int cpus[MAX_THREADS];
     int32_t core_seat[MAX_THREADS]; /* the seat of the CPU's core */
     int caller_cpu;                 /* where the caller was last seen */
-    atomic_int caller_seat;         /* of that core */
+    int32_t caller_seat;            /* of that core */
 } seating;
 
 struct pool {
@@ -111,40 +110,47 @@ static void seats_open(seating *s, int32_t n_threads)
     }
 }
 
-/* The caller's thread looks where it is. */
-static void seat_caller(seating *s)
+static void bind_worker(pool *p, int32_t index, int32_t seat)
 {
-    if (s->placing != PLACE_BOUND) return;
-    const int cpu = os_cpu_now();
-    if (cpu == s->caller_cpu) return;
-    s->caller_cpu = cpu;
-    int32_t seat = 0;
-    for (int32_t i = 0; i < s->n_cpus; i++)
-        if (s->cpus[i] == cpu) seat = s->core_seat[i];
-    atomic_store_explicit(&s->caller_seat, seat, memory_order_relaxed);
+    if (index > 0 && index < p->n_threads)
+        os_thread_confine(p->workers[index - 1].thread, &p->seats.cpus[seat], 1);
 }
 
-static void seat_worker(const seating *s, worker *w)
+/* The caller's thread looks where it is, and has the worker there make way. */
+static void seat_caller(pool *p)
 {
+    seating *s = &p->seats;
     if (s->placing != PLACE_BOUND) return;
-    const int32_t taken = atomic_load_explicit(&s->caller_seat, memory_order_relaxed);
-    const int32_t seat = taken == w->index ? 0 : w->index;
-    if (seat == w->seat) return;
-    w->seat = seat;
-    os_thread_confine(&s->cpus[seat], 1);
+    const int cpu = os_cpu_now();
+    const int32_t before = s->caller_seat;
+    if (cpu == s->caller_cpu) return;
+    s->caller_cpu = cpu;
+    for (int32_t i = 0; i < s->n_cpus; i++)
+        if (s->cpus[i] == cpu) s->caller_seat = s->core_seat[i];
+    if (s->caller_seat == before) return;
+    bind_worker(p, s->caller_seat, 0);
+    bind_worker(p, before, before);
+}
+
+static void seat_workers(pool *p)
+{
+    const seating *s = &p->seats;
+    for (int32_t i = 0; i < p->n_threads - 1; i++) {
+        if (s->placing == PLACE_CONFINED)
+            os_thread_confine(p->workers[i].thread, s->cpus, s->n_confined);
+        if (s->placing == PLACE_BOUND) bind_worker(p, i + 1, i + 1);
+    }
 }
 
 /* --- Threads */
 
 static void worker_run(void *arg)
 {
-    worker *w = arg;
+    const worker *w = arg;
     pool *p = w->owner;
-    if (p->seats.placing == PLACE_CONFINED) os_thread_confine(p->seats.cpus, p->seats.n_confined);
     for (unsigned epoch = 0;; epoch++) {
         gate_wait(&p->epoch, epoch, p->spin_ns);
         if (p->stop) return;
-        seat_worker(&p->seats, w);
         p->job(p->arg, w->index, p->n_threads);
         if (atomic_fetch_sub(&p->n_working, 1) == 1) gate_advance(&p->done);
     }
@@ -175,7 +181,6 @@ sobre_status pool_open(sobre_context *ctx, int32_t n_threads, pool **ret_pool)
         worker *w = &p->workers[n_started];
         w->owner = p;
         w->index = n_started + 1;
-        w->seat = -1;
         w->thread = os_thread_start(worker_run, w);
         if (!w->thread) break;
     }
@@ -183,6 +188,7 @@ sobre_status pool_open(sobre_context *ctx, int32_t n_threads, pool **ret_pool)
     if (p->n_threads < n_threads)
         log_write(ctx, SOBRE_LOG_WARNING, "only %d of %d threads could be started",
                   (int)p->n_threads, (int)n_threads);
+    seat_workers(p);
     *ret_pool = p;
     return SOBRE_OK;
 }
@@ -215,7 +221,7 @@ sobre_status pool_run(pool *p, pool_job job, void *arg)
     if (p->n_threads == 1) {
         job(arg, 0, 1);
     } else {
-        seat_caller(&p->seats);
+        seat_caller(p);
         p->job = job;
         p->arg = arg;
         atomic_store(&p->n_working, p->n_threads - 1);
@@ -236,12 +242,7 @@ void pool_barrier(pool *p, int32_t thread)
     if (atomic_fetch_add(&p->n_arrived, 1) == p->n_threads - 1) {
         atomic_store(&p->n_arrived, 0);
         gate_advance(&p->phase);
-    } else if (gate_wait(&p->phase, phase, p->spin_ns)) {
-        /* Perhaps two threads take turns on one core. */
-        if (thread == 0) {
-            seat_caller(&p->seats);
-        } else {
-            seat_worker(&p->seats, &p->workers[thread - 1]);
-        }
+    } else if (gate_wait(&p->phase, phase, p->spin_ns) && thread == 0) {
+        seat_caller(p); /* perhaps it takes turns with a worker on one core */
     }
 }

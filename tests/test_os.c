@@ -240,7 +240,7 @@ static void test_cpus(void **state)
     assert_in_range(n_fast, 1, n_cores);
     assert_int_equal(os_fast_cores(cpus, 1), 1);
     static const int missing[] = {-1, 1 << 30};
-    for (int i = 0; i < 2; i++) assert_false(os_thread_confine(&missing[i], 1));
+    for (int i = 0; i < 2; i++) assert_false(os_thread_confine(NULL, &missing[i], 1));
     assert_true(os_cpu_now() >= -1);
     assert_int_equal(os_cpus(cpus, 1, &n_cores), 1);
     assert_int_equal(n_cores, 1);
@@ -250,7 +250,7 @@ static void pin_self(void *arg)
 {
     const int *cpu = arg;
     int cpus[4], n_cores;
-    if (!os_thread_confine(cpu, 1)) return;
+    if (!os_thread_confine(NULL, cpu, 1)) return;
 #ifdef __linux__
     assert_int_equal(os_cpus(cpus, 4, &n_cores), 1);
     assert_int_equal(cpus[0], *cpu);
