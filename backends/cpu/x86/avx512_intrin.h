@@ -40,6 +40,13 @@ static inline __m512i simde_shim_madd_epi16(__m512i a, __m512i b)
     return simde__m512i_from_private(r_);
 }
 
+static inline __m512i simde_shim_sub_epi16(__m512i a, __m512i b)
+{
+    simde__m512i_private a_ = simde__m512i_to_private(a), b_ = simde__m512i_to_private(b), r_;
+    for (int i = 0; i < 2; i++) r_.m256i[i] = _mm256_sub_epi16(a_.m256i[i], b_.m256i[i]);
+    return simde__m512i_from_private(r_);
+}
+
 static inline __m512i simde_shim_cvtepi8_epi32(__m128i a)
 {
     simde__m512i_private r_;
@@ -112,6 +119,7 @@ static inline void simde_shim_mask_storeu_ps(float *to, unsigned mask, __m512 a)
 #undef _mm512_cvtepi32_ps
 #undef _mm512_cvtps_epi32
 #undef _mm512_madd_epi16
+#undef _mm512_sub_epi16
 #undef _mm512_cvtepi32_epi16
 #undef _mm512_cvtepi32_epi8
 #undef _mm512_cvtepi8_epi32
@@ -124,6 +132,7 @@ static inline void simde_shim_mask_storeu_ps(float *to, unsigned mask, __m512 a)
 #define _mm512_cvtepi32_ps             simde_shim_cvtepi32_ps
 #define _mm512_cvtps_epi32             simde_shim_cvtps_epi32
 #define _mm512_madd_epi16              simde_shim_madd_epi16
+#define _mm512_sub_epi16               simde_shim_sub_epi16
 #define _mm512_cvtepi32_epi16          simde_shim_cvtepi32_epi16
 #define _mm512_cvtepi32_epi8           simde_shim_cvtepi32_epi8
 #define _mm512_cvtepi8_epi32           simde_shim_cvtepi8_epi32
