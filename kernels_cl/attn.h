@@ -27,11 +27,6 @@
 #define ATTN_APPEND_GROUP 64
 #define ATTN_MERGE_GROUP  64
 
-/* How attn_append turns heads; the numbers are those of sobre_rope_kind. */
-#define ATTN_ROPE_NONE   0
-#define ATTN_ROPE_PAIRS  1
-#define ATTN_ROPE_HALVES 2
-
 #if defined(KV_F16)
 
 #include "portable.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What attention does to q and k before it looks at the cache, and the cache's growth by k and v.
+/* What attention does to q and k before it looks at the cache, and the cache's growth by k and v:
+ * for runs in which a sequence brings many columns. Others leave it to attn_decode.cl.
  *
  *   KV_F16  the cache is f16, else f32 (default 1) */
 #ifndef KV_F16
@@ -8,38 +9,12 @@
 
 #include "portable.h"
 #include "attn.h"
-#include "rope.h"
-
-/* The dim that is rotated together with dim d < n_dims. */
-FN int rope_partner(int kind, int d, int n_dims)
-{
-    int n_pairs = n_dims / 2;
-    if (kind == ATTN_ROPE_PAIRS) return d ^ 1;
-    return d < n_pairs ? d + n_pairs : d - n_pairs;
-}
-
-/* Dim d of the head at x after norm and RoPE; `scale` is that of the norm, w_at -1: no weight. */
-FN float head_dim_ready(GLOBAL const float *x, uint x_at, int d, float scale, GLOBAL const float *w,
-                        int w_at, int rope_kind, int n_dims, int pos, GLOBAL const float *freqs,
-                        int freqs_at, GLOBAL const float *factors, int factors_at)
-{
-    float a = x[x_at + (uint)d] * scale;
-    if (w_at >= 0) a *= w[w_at + d];
-    if (rope_kind == ATTN_ROPE_NONE || d >= n_dims) return a;
-    int e = rope_partner(rope_kind, d, n_dims);
-    int first = d < e ? d : e;
-    int pair = rope_kind == ATTN_ROPE_PAIRS ? first / 2 : first;
-    float b = x[x_at + (uint)e] * scale;
-    if (w_at >= 0) b *= w[w_at + e];
-    float2 r = rope_angle(pos, freqs[freqs_at + 2 * pair], freqs[freqs_at + 2 * pair + 1],
-                          factors_at < 0 ? 1.0f : factors[factors_at + pair]);
-    return d < e ? a * r.x - b * r.y : a * r.x + b * r.y;
-}
+#include "attn_head.h"
 
 /*
  * A group takes one head of one column: of q, whose heads come first if q_at is not -1, then of k,
  * then of v, if k_at is not -1. q, q_out [T, n_head * head_dim]; k, v [T, n_head_kv * head_dim].
- * freqs [n_dims / 2, 2] and factors [n_dims / 2]: see rope.h. page_size in octets.
+ * For freqs and factors see attn_head.h. page_size in octets.
  */
 KERNEL(ATTN_APPEND_GROUP)
 attn_append(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int q_at,

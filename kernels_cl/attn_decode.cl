@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Attention of runs in which every sequence brings one column: positions are split over groups, and
- * what the groups found is merged (attn_merge.cl). Split-KV after Dao et al. 2023,
- * "Flash-Decoding"; online softmax after Milakov and Gimelshein 2018, arXiv:1805.02867.
+ * Attention of runs in which every sequence brings one column, from q and k as products gave them:
+ * norm, RoPE and the cache's growth included. Positions are split over groups, and what the groups
+ * found is merged by the product behind it (gemv.cl) or by attn_merge.cl. Split-KV after Dao et al.
+ * 2023, "Flash-Decoding"; online softmax after Milakov and Gimelshein 2018, arXiv:1805.02867.
  *
  *   KV_F16  the cache is f16, else f32 (default 1)
  *   HD_MAX  the most that head_dim may be, a power of two (default 64)
@@ -17,35 +18,50 @@
 #define GROUPS_A_UNIT 4
 #include "portable.h"
 #include "attn.h"
+#include "attn_head.h"
 
 #define HEADS  ATTN_DECODE_HEADS
 #define GROUP  ATTN_DECODE_GROUP
 #define TILE   256             /* positions between two softmaxes */
 #define LANES  (GROUP / HEADS) /* work-items that share a head's softmax */
 #define STRIDE (TILE + LANES)  /* of a head's scores: two heads in different banks */
+/* A work-item's place in that, computed again and again: Intel's cards have no registers left. */
+#define SOFT_HEAD (LOCAL_ID / LANES)
+#define SOFT_LANE (LOCAL_ID % LANES)
 
 /*
  * A group takes up to HEADS of the n_head / n_head_kv query heads of a KV head (`n_chunks` groups
  * share a KV head), and one of n_splits runs of pages: GROUP_X is (KV head, chunk, split), GROUP_Y
- * the sequence. q, out [T, n_head * head_dim].
+ * the sequence. q, out [T, n_head * head_dim]; k, v [T, n_head_kv * head_dim], k_at -1: the cache
+ * has the column already. For freqs and factors see attn_head.h.
  *
- * With one split and ml_at -1 it writes the result. Otherwise out is [n_seq, n_head, n_splits,
- * head_dim], sums that are not divided yet, and ml [n_seq, n_head, n_splits, 2], the largest score
- * and the sum of weights; where that is 0, out was not written. page_size in octets; slopes
- * [n_head] or missing; see attn_score().
+ * The column itself is the last position. Groups whose split has it take its k and v from where the
+ * products left them, and the first chunk's brings them into the cache, where nobody reads them in
+ * this run.
+ *
+ * With one split and scores_at -1 it writes the result, else what attn_parts.h says. page_size in
+ * octets; slopes [n_head] or missing; see attn_score().
  */
 KERNEL(GROUP)
 attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int q_at,
-            GLOBAL const KV_T *RESTRICT kv, int kv_at, int page_size,
+            GLOBAL const float *RESTRICT k, int k_at, GLOBAL const float *RESTRICT v, int v_at,
+            GLOBAL const int *RESTRICT pos, int pos_at, GLOBAL const float *RESTRICT freqs,
+            int freqs_at, GLOBAL const float *RESTRICT factors, int factors_at,
+            GLOBAL const float *RESTRICT q_norm, int q_norm_at, GLOBAL const float *RESTRICT k_norm,
+            int k_norm_at, GLOBAL KV_T *RESTRICT kv, int kv_at, int page_size,
             GLOBAL const float *RESTRICT slopes, int slopes_at, GLOBAL float *RESTRICT out,
-            int out_at, GLOBAL float *RESTRICT ml, int ml_at, int n_head, int n_head_kv,
-            int head_dim, int n_chunks, int n_splits, int window, float q_scale, float cap)
+            int out_at, GLOBAL float *RESTRICT scores, int scores_at, int n_head, int n_head_kv,
+            int head_dim, int norm, float eps, int rope_kind, int n_dims, int n_chunks,
+            int n_splits, int window, float q_scale, float cap)
 {
-    LOCAL_ARRAY float4 q_shared[HEADS * HD_MAX / 4]; /* [HEADS][head_dim] */
+    /* [HEADS + 1][head_dim]: heads of q, then the k of the column itself. */
+    LOCAL_ARRAY float4 q_shared[(HEADS + 1) * HD_MAX / 4];
     LOCAL_ARRAY float4 s_shared[HEADS * STRIDE / 4]; /* scores, then weights; at the end sums */
     LOCAL_ARRAY float part[GROUP];
     LOCAL_ARRAY float shrink[HEADS];
+    LOCAL_ARRAY float own[HEADS]; /* scores of the column itself */
     LOCAL float *s = (LOCAL float *)s_shared;
+    LOCAL float *ready = (LOCAL float *)q_shared;
 
     int lane = LOCAL_ID;
     int job = GROUP_X / n_splits;
@@ -72,33 +88,87 @@ attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
     int to = from + per_split * RUN_PAGE;
     if (to > end) to = end;
 
-    int row = (GROUP_Y * n_head + head) * n_splits + split; /* of the partial results */
+    int row = (col * n_head + head) * n_splits + split; /* of the partial sums */
+    int score = (col * n_head + head) * 2 * n_splits + split;
     if (from >= to) {
         if (lane < n) {
-            ml[ml_at + (row + lane * n_splits) * 2] = LOWEST;
-            ml[ml_at + (row + lane * n_splits) * 2 + 1] = 0.0f;
+            scores[scores_at + score + lane * 2 * n_splits] = LOWEST;
+            scores[scores_at + score + lane * 2 * n_splits + n_splits] = 0.0f;
+        }
+        for (int i = lane; i < n * head_dim; i += GROUP) {
+            int h = i / head_dim;
+            uint at = (uint)(row + h * n_splits) * (uint)head_dim + (uint)(i - h * head_dim);
+            out[(uint)out_at + at] = 0.0f;
         }
         return;
     }
 
-    uint q_first = (uint)q_at + (uint)(col * n_head + head) * (uint)head_dim;
-    for (int i = lane; i < n * head_dim; i += GROUP)
-        ((LOCAL float *)q_shared)[i] = q[q_first + (uint)i] * q_scale;
-    for (int i = lane; i < HEADS * STRIDE; i += GROUP) s[i] = 0.0f;
-
-    /* In the softmax LANES work-items share a head; in the sum over V a work-item owns 4 dims, and
-     * n_teams of those share the positions; what is left of the group counts for nothing. */
-    int soft_head = lane / LANES;
-    int soft_lane = lane % LANES;
-    float most = LOWEST;
-    float total = 0.0f; /* of this work-item's weights */
+    /* LANES work-items share a query head while it is made ready, and in the softmax; in the sum
+     * over V a work-item owns 4 dims, and n_teams of those share the positions; what is left of the
+     * group counts for nothing. */
     int quads = head_dim / 4;
-    int team = lane / quads;
-    int quad = lane - team * quads;
     int n_teams = GROUP / quads;
+
+    /* The group's heads of q, then k's if the column itself is one of its positions. */
+    int owns_last = k_at >= 0 && to == end;
+    uint q_from = (uint)q_at + (uint)(col * n_head + head) * (uint)head_dim;
+    uint kv_row = (uint)(col * n_head_kv + head_kv) * (uint)head_dim; /* of k and v */
+    for (int r = SOFT_HEAD; r < n + owns_last; r += HEADS) {
+        GLOBAL const float *x = r < n ? q : k;
+        uint x_from = r < n ? q_from + (uint)(r * head_dim) : (uint)k_at + kv_row;
+        float sum = 0.0f;
+        for (int d = SOFT_LANE; d < head_dim; d += LANES) {
+            float e = x[x_from + (uint)d];
+            sum = FMA(e, e, sum);
+        }
+        s[r * LANES + SOFT_LANE] = sum;
+    }
+    BARRIER();
+    uint at_page = (uint)kv_at + (uint)pages[query / RUN_PAGE] * (uint)page_size;
+    uint k_slot = kv_k_octet(at_page, (uint)head_kv, octets) + (uint)(query % RUN_PAGE);
+    uint v_slot = kv_v_octet(at_page, (uint)head_kv, octets, (uint)n_head_kv) +
+                  (uint)(query % RUN_PAGE) * octets;
+    int turns_at = rope_kind == ATTN_ROPE_NONE ? 0 : pos[pos_at + col];
+    for (int r = SOFT_HEAD; r < n + owns_last; r += HEADS) {
+        int is_k = r == n;
+        GLOBAL const float *x = is_k ? k : q;
+        GLOBAL const float *w = is_k ? k_norm : q_norm;
+        uint x_from = is_k ? (uint)k_at + kv_row : q_from + (uint)(r * head_dim);
+        float sum = 0.0f;
+        for (int i = 0; i < LANES; i++) sum += s[r * LANES + i];
+        float scale = norm ? RSQRT(sum / (float)head_dim + eps) : 1.0f;
+        for (int d = SOFT_LANE; d < head_dim; d += LANES) {
+            float y =
+                head_dim_ready(x, x_from, d, scale, w, is_k ? k_norm_at : q_norm_at, rope_kind,
+                               n_dims, turns_at, freqs, freqs_at, factors, factors_at);
+            ready[r * head_dim + d] = is_k ? y : y * q_scale;
+            if (is_k && chunk == 0) {
+                uint octet = (uint)d / 8u, i = (uint)d % 8u;
+                kv_store(y, kv, k_slot + octet * RUN_PAGE, i);
+                kv_store(v[(uint)v_at + kv_row + (uint)d], kv, v_slot + octet, i);
+            }
+        }
+    }
+    BARRIER();
+
+    /* The column itself comes first: its weight is 1, the largest so far. */
+    float dot = 0.0f;
+    int q_row = (SOFT_HEAD < n ? SOFT_HEAD : 0) * head_dim;
+    int k_row = (owns_last ? n : 0) * head_dim;
+    for (int d = SOFT_LANE; d < head_dim; d += LANES)
+        dot = FMA(ready[q_row + d], ready[k_row + d], dot);
+    part[lane] = dot;
+    for (int i = lane; i < HEADS * STRIDE; i += GROUP) s[i] = 0.0f;
+    BARRIER();
+    dot = 0.0f;
+    for (int i = 0; i < LANES; i++) dot += part[SOFT_HEAD * LANES + i];
+    float most = owns_last ? attn_score(dot, cap, 0.0f, 0) : LOWEST;
+    float total = owns_last && SOFT_LANE == 0 ? 1.0f : 0.0f; /* of this work-item's weights */
+    if (SOFT_LANE == 0) own[SOFT_HEAD] = most;
     float acc[HEADS][4];
     UNROLL
     for (int h = 0; h < HEADS; h++) acc[h][0] = acc[h][1] = acc[h][2] = acc[h][3] = 0.0f;
+    if (owns_last) to = query; /* what is left of them is in the cache */
     BARRIER();
 
     for (int tile = from; tile < to; tile += TILE) {
@@ -149,20 +219,20 @@ attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
         /* Weights. */
         float high = LOWEST;
         for (int i = 0; i < TILE; i += LANES)
-            high = FMAX(high, s[soft_head * STRIDE + i + soft_lane]);
+            high = FMAX(high, s[SOFT_HEAD * STRIDE + i + SOFT_LANE]);
         part[lane] = high;
         BARRIER();
         float before = most;
-        for (int i = 0; i < LANES; i++) most = FMAX(most, part[soft_head * LANES + i]);
+        for (int i = 0; i < LANES; i++) most = FMAX(most, part[SOFT_HEAD * LANES + i]);
         float less = EXP2(before - most);
         total *= less;
         for (int i = 0; i < TILE; i += LANES) {
-            float score = s[soft_head * STRIDE + i + soft_lane];
+            float score = s[SOFT_HEAD * STRIDE + i + SOFT_LANE];
             float weight = score > LOWEST ? EXP2(score - most) : 0.0f;
-            s[soft_head * STRIDE + i + soft_lane] = weight;
+            s[SOFT_HEAD * STRIDE + i + SOFT_LANE] = weight;
             total += weight;
         }
-        if (soft_lane == 0) shrink[soft_head] = less;
+        if (SOFT_LANE == 0) shrink[SOFT_HEAD] = less;
         BARRIER();
 
         /* The sum over V, four positions at a time; they share a page. */
@@ -174,6 +244,8 @@ attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
                 for (int d = 0; d < 4; d++) acc[h][d] *= shrunk;
             }
         }
+        int team = lane / quads;
+        int quad = lane - team * quads;
         int n_pos = to - tile < TILE ? to - tile : TILE;
         for (int step = 0; step < n_pos; step += n_teams * 4) {
             int mine = step + team * 4;
@@ -210,7 +282,7 @@ attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
 
     /* Teams are added up, four heads at a time, as many as there is room for. */
     part[lane] = total;
-    if (soft_head < n && soft_lane == 0) shrink[soft_head] = most;
+    if (SOFT_HEAD < n && SOFT_LANE == 0) shrink[SOFT_HEAD] = most;
     UNROLL
     for (int h = 0; h < HEADS; h += 4) {
         if (h < n) {
@@ -234,14 +306,16 @@ attn_decode(GLOBAL const int *RESTRICT run, GLOBAL const float *RESTRICT q, int 
                 float sum = 0.0f;
                 for (int t = 0; t < n_teams; t++) sum += s[g * GROUP * 4 + t * head_dim + d];
                 g += h;
+                if (own[g] > LOWEST)
+                    sum = FMA(EXP2(own[g] - shrink[g]), v[(uint)v_at + kv_row + (uint)d], sum);
                 float weights = 0.0f;
                 for (int t = 0; t < LANES; t++) weights += part[g * LANES + t];
-                int at = ml_at < 0 ? col * n_head + head + g : row + g * n_splits;
-                float x = ml_at >= 0 ? sum : weights > 0.0f ? sum / weights : 0.0f;
-                if (owns) out[(uint)out_at + (uint)at * (uint)head_dim + (uint)d] = x;
-                if (owns && d == 0 && ml_at >= 0) {
-                    ml[ml_at + at * 2] = shrink[g];
-                    ml[ml_at + at * 2 + 1] = weights;
+                float x = scores_at >= 0 ? sum : weights > 0.0f ? sum / weights : 0.0f;
+                uint at = (uint)(row + g * n_splits) * (uint)head_dim + (uint)d;
+                if (owns) out[(uint)out_at + at] = x;
+                if (owns && d == 0 && scores_at >= 0) {
+                    scores[scores_at + score + g * 2 * n_splits] = shrink[g];
+                    scores[scores_at + score + g * 2 * n_splits + n_splits] = weights;
                 }
             }
         }

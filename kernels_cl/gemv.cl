@@ -13,13 +13,15 @@
  * long as there are more of them than groups; if x fits a tile it is staged only once.
  *
  * RMSNorm is deferred, since W(s * x * w) = s * W(x * w): the squares are gathered while x is
- * staged. A LayerNorm, or a norm with a bias, goes over x beforehand.
+ * staged. A LayerNorm, or a norm with a bias, goes over x beforehand. Instead of a norm, x may come
+ * in the parts that attn_decode left of it, which are put together while it is staged.
  */
 #define GROUPS_A_UNIT GEMV_GROUPS_A_UNIT
 #include "portable.h"
 #include "run.h"
 #include "weights.h"
 #include "act.h"
+#include "attn_parts.h"
 #include "gemv.h"
 
 #ifndef WTYPE
@@ -164,15 +166,34 @@ FN void add_unit(GLOBAL const uint4 *quants_a, GLOBAL const ushort *scales_a, in
 #endif
 }
 
-/* x and residual: [n_cols of the run, n_in] and like out_0; an offset of -1: there is none. */
+/* Elements k to k + 3 of a column of x that is in parts; past the end, or column -1: 0. */
+FN float4 merged_quad(GLOBAL const float *sums, GLOBAL const float *scores, int n_splits,
+                      int head_dim, int n_in, int k, int col)
+{
+    float4 x;
+    x.x = x.y = x.z = x.w = 0.0f;
+    if (k < n_in && col >= 0) {
+        uint head = (uint)(k / head_dim), n_head = (uint)(n_in / head_dim);
+        uint row = ((uint)col * n_head + head) * (uint)n_splits,
+             dim = (uint)k - head * (uint)head_dim;
+        x = attn_merged(sums + row * (uint)head_dim + dim, scores + row * 2u, n_splits, head_dim);
+    }
+    return x;
+}
+
+/* x and residual: [n_cols of the run, n_in] and like out_0; an offset of -1: there is none. With
+ * `rows` [n_cols] column c is row rows[c] of x. n_splits > 0: x and `scores` are what attn_parts.h
+ * says. */
 KERNEL(WG)
 gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT x, int x_at,
-     GLOBAL const float *RESTRICT norm_w, int norm_w_at, GLOBAL const float *RESTRICT norm_b,
-     int norm_b_at, GLOBAL const float *RESTRICT residual, int residual_at, int n_in, int norm,
-     float eps, int act, int lanes, int groups0, int groups1, GLOBAL const uint4 *RESTRICT w0,
-     int w0_at, int scales0_at, int n_rows0, GLOBAL const float *RESTRICT b0, int b0_at,
-     GLOBAL float *out0, int out0_at, GLOBAL const uint4 *RESTRICT w1, int w1_at, int scales1_at,
-     int n_rows1, GLOBAL const float *RESTRICT b1, int b1_at, GLOBAL float *out1, int out1_at,
+     GLOBAL const int *RESTRICT rows, int rows_at, GLOBAL const float *RESTRICT scores,
+     int scores_at, int n_splits, int head_dim, GLOBAL const float *RESTRICT norm_w, int norm_w_at,
+     GLOBAL const float *RESTRICT norm_b, int norm_b_at, GLOBAL const float *RESTRICT residual,
+     int residual_at, int n_in, int norm, float eps, int act, int lanes, int groups0, int groups1,
+     GLOBAL const uint4 *RESTRICT w0, int w0_at, int scales0_at, int n_rows0,
+     GLOBAL const float *RESTRICT b0, int b0_at, GLOBAL float *out0, int out0_at,
+     GLOBAL const uint4 *RESTRICT w1, int w1_at, int scales1_at, int n_rows1,
+     GLOBAL const float *RESTRICT b1, int b1_at, GLOBAL float *out1, int out1_at,
      GLOBAL const uint4 *RESTRICT w2, int w2_at, int scales2_at, int n_rows2,
      GLOBAL const float *RESTRICT b2, int b2_at, GLOBAL float *out2, int out2_at)
 {
@@ -181,6 +202,7 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
     LOCAL_ARRAY float red[2 * NC * WG];
     LOCAL_ARRAY float mean[NC], scale[NC]; /* of x, as it is staged */
     LOCAL_ARRAY float deferred[NC];        /* scale of the products */
+    LOCAL_ARRAY int from[NC];              /* where columns of x begin */
 
     int col = GROUP_Y * NC, n_cols = run[run_index] - col; /* may be less or more than NC */
     int n_padded = (n_in + W_BLOCK - 1) / W_BLOCK * W_BLOCK;
@@ -208,8 +230,12 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
     wb += glu ? w1_at : wa_at;
 
     int defers = norm == NORM_RMS && norm_b_at < 0;
-    x += x_at + col * n_in;
+    int n_merged = n_splits > 0 ? NC : 0;
+    x += x_at;
+    scores += scores_at;
     if (LOCAL_ID < NC) {
+        int last = n_cols < NC ? n_cols - 1 : NC - 1, c = col + (LOCAL_ID < last ? LOCAL_ID : last);
+        from[LOCAL_ID] = (rows_at >= 0 ? rows[rows_at + c] : c) * n_in;
         mean[LOCAL_ID] = 0.0f;
         scale[LOCAL_ID] = 1.0f;
         deferred[LOCAL_ID] = 1.0f;
@@ -223,7 +249,7 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
             float sum = 0.0f;
             if (c < n_cols) {
                 for (int k = LOCAL_ID; k < n_in; k += WG) {
-                    float v = x[c * n_in + k] - mean[c];
+                    float v = x[from[c] + k] - mean[c];
                     sum += pass == 0 ? v : v * v;
                 }
             }
@@ -253,10 +279,21 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
             if (is_first || n_padded > TILE) {
                 BARRIER();
                 LOCAL float *staged = (LOCAL float *)tile;
+                uint n_plain = n_splits > 0 ? 0u : (uint)n;
                 float squares[NC];
                 UNROLL
                 for (int c = 0; c < NC; c++) squares[c] = 0.0f;
-                for (uint i = (uint)LOCAL_ID; i < (uint)n; i += WG) {
+                NO_UNROLL
+                for (int c = 0; c < n_merged; c++) {
+                    NO_UNROLL
+                    for (uint i = (uint)LOCAL_ID * 4u; i < (uint)n; i += WG * 4u) {
+                        uint part = i % UNIT / 4u;
+                        tile[(uint)c * COL_STRIDE + part * PART_STRIDE + i / UNIT] =
+                            merged_quad(x, scores, n_splits, head_dim, n_in, at + (int)i,
+                                        c < n_cols ? col + c : -1);
+                    }
+                }
+                for (uint i = (uint)LOCAL_ID; i < n_plain; i += WG) {
                     uint part = i % UNIT / 4u, to = (part * PART_STRIDE + i / UNIT) * 4u + i % 4u;
                     int k = at + (int)i;
                     float w = norm_w_at >= 0 && k < n_in ? norm_w[norm_w_at + k] : 1.0f;
@@ -265,7 +302,7 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
                     for (int c = 0; c < NC; c++) {
                         float v = 0.0f;
                         if (k < n_in && c < n_cols) {
-                            v = x[c * n_in + k] - mean[c];
+                            v = x[from[c] + k] - mean[c];
                             squares[c] = FMA(v, v, squares[c]);
                             v = FMA(v * scale[c], w, b);
                         }

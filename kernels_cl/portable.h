@@ -36,6 +36,7 @@ typedef unsigned char uchar;
 #define N_GROUPS_X  ((int)gridDim.x)
 #define BARRIER()   __syncthreads()
 #define UNROLL      _Pragma("unroll")
+#define NO_UNROLL   _Pragma("unroll 1")
 FN float load_half(const ushort *p, uint i)
 {
     float f;
@@ -97,6 +98,7 @@ FN int float_as_int(float f)
 #define N_GROUPS_X         ((int)get_num_groups(0))
 #define BARRIER()          barrier(CLK_LOCAL_MEM_FENCE)
 #define UNROLL
+#define NO_UNROLL
 FN float load_half(__global const ushort *p, uint i)
 {
     return vload_half(i, (__global const half *)p);

@@ -89,6 +89,7 @@ static sobre_status read_output(const plan *p, int32_t device, int32_t value, ui
 static sobre_status run_all(running *r, const exec_batch *b, const float **ret_logits)
 {
     plan *p = r->p;
+    int32_t n_launches = 0;
     const sobre_run run = {.struct_size = sizeof run,
                            .n_cols = b->n_cols,
                            .n_rows = b->n_rows,
@@ -107,7 +108,9 @@ static sobre_status run_all(running *r, const exec_batch *b, const float **ret_l
             TRY(run_copy(r, &p->copies[slice->first_copy + k], b));
         r->busy[slice->device] = true;
         TRY(entry(p, slice->device)->backend->run(slice->exec, &run));
+        n_launches += entry(p, slice->device)->backend->n_launches(slice->exec);
     }
+    p->n_launches = n_launches;
     for (int32_t d = 0; d < p->devices.n; d++) TRY(wait_for(r, d));
     if (b->n_rows == 0 || p->picks >= 0) return SOBRE_OK;
     const void *logits;

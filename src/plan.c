@@ -28,9 +28,9 @@ typedef struct making {
     plan *p;
     const sobre_graph *g;
     const plan_options *options;
-    int32_t *n_uses, *producer; /* [n_values] */
-    life *lives;                /* [devices][n_values] */
-    memplan_item *items;        /* [n_values] */
+    int32_t *producer;   /* [n_values] */
+    life *lives;         /* [devices][n_values] */
+    memplan_item *items; /* [n_values] */
 } making;
 
 static bool value_size(const plan *p, const sobre_value *v, uint64_t *ret_size)
@@ -206,7 +206,8 @@ static sobre_status make_program(making *m, plan_slice *slice)
                                      .n_pages = o->n_pages,
                                      .kv_slots = o->kv_slots,
                                      .n_kv_slots = o->n_kv_slots,
-                                     .exact = p->exact};
+                                     .exact = p->exact,
+                                     .n_uses = p->n_uses};
     if (o->prepare && d->backend->prepare) d->backend->prepare(d->device, &slice->program);
     TRY(d->backend->workspace_size(d->device, &slice->program, &size));
     if (!checked_add(*total, size, total))
@@ -266,17 +267,18 @@ static sobre_status make_all(making *m)
     plan *p = m->p;
     size_t n_values = (size_t)m->g->n_values, n_nodes = (size_t)m->g->n_nodes;
     size_t n_devices = (size_t)p->devices.n;
-    m->n_uses = mem_alloc(p->ctx, n_values, 2 * sizeof *m->n_uses);
+    p->n_uses = mem_alloc(p->ctx, n_values, sizeof *p->n_uses);
+    m->producer = mem_alloc(p->ctx, n_values, sizeof *m->producer);
     m->lives = mem_alloc(p->ctx, n_values, n_devices * sizeof *m->lives);
     m->items = mem_alloc(p->ctx, n_values, sizeof *m->items);
     p->node_device = mem_alloc(p->ctx, n_nodes, sizeof *p->node_device);
-    if (!m->n_uses || !m->lives || !m->items || !p->node_device) return SOBRE_OUT_OF_MEMORY;
+    if (!p->n_uses || !m->producer || !m->lives || !m->items || !p->node_device)
+        return SOBRE_OUT_OF_MEMORY;
     for (size_t i = 0; i < n_devices; i++) {
         p->spans[i] = mem_alloc(p->ctx, n_values, sizeof **p->spans);
         if (!p->spans[i]) return SOBRE_OUT_OF_MEMORY;
     }
-    m->producer = m->n_uses + n_values;
-    graph_uses(m->g, m->n_uses, m->producer);
+    graph_uses(m->g, p->n_uses, m->producer);
     find_roles(p);
     TRY(assign_devices(m));
     make_slices(m);
@@ -307,7 +309,7 @@ sobre_status plan_make(sobre_context *ctx, const sobre_graph *graph, const plan_
     p->exact = o->exact;
     making m = {.p = p, .g = graph, .options = o};
     sobre_status status = make_all(&m);
-    mem_free(ctx, m.n_uses);
+    mem_free(ctx, m.producer);
     mem_free(ctx, m.lives);
     mem_free(ctx, m.items);
     if (status < 0)
@@ -328,6 +330,7 @@ void plan_free(plan *p)
         mem_free(p->ctx, p->spans[i]);
     }
     mem_free(p->ctx, p->node_device);
+    mem_free(p->ctx, p->n_uses);
     mem_free(p->ctx, p->slices);
     mem_free(p->ctx, p->copies);
     mem_free(p->ctx, p->staging);

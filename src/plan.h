@@ -99,6 +99,7 @@ typedef struct plan {
     int32_t n_cols, n_rows, n_seq;
     bool exact;
     int32_t *node_device;            /* [n_nodes] */
+    int32_t *n_uses;                 /* [n_values] */
     sobre_span *spans[MAX_PLACED];   /* per device [n_values] */
     uint64_t arena_size[MAX_PLACED]; /* temps, inputs and outputs */
     uint64_t workspace_size[MAX_PLACED];
@@ -107,7 +108,7 @@ typedef struct plan {
     int32_t n_slices;
     plan_copy *copies;
     int32_t n_copies;
-    int32_t n_launches;
+    int32_t n_launches; /* of the last run */
     /* Values by role, -1: none. */
     int32_t ids, pos, rows, embd, sampling, logits, picks;
     int32_t logits_device, picks_device;

@@ -41,6 +41,11 @@ bool gpu_mm_supports(const sobre_device *device, const sobre_value *values, cons
     return true;
 }
 
+bool gpu_mm_takes_rows(const gpu_builder *b, const sobre_node *node)
+{
+    return false;
+}
+
 /* By condition. */
 void gpu_mm_build(gpu_builder *b, const sobre_node *node)
 {

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Attention as launches: what happens to q and k before (attn_append.cl), then one of two kernels,
- * by what the run brings: attn_decode.cl, with a merge behind if positions are split, or
- * attn_prefill.cl. How the cache lies in memory is told in kernels_cl/attn.h.
+ * Attention as launches, by what the run brings. One column a sequence: attn_decode.cl, which also
+ * does what q and k need before, and the cache's growth. If positions are split, what comes of that
+ * is merged by the product behind, or for long sequences, or where that product cannot, by
+ * attn_merge.cl. More columns: attn_append.cl, then attn_prefill.cl. How the cache lies in memory
+ * is told in kernels_cl/attn.h.
  */
 #include "attn.h"
 
 #include <limits.h>
 #include <math.h>
 
+#include "attn_parts.h"
 #include "checked.h"
 #include "gpu.h"
 #include "run.h"
@@ -19,7 +22,8 @@ enum {
     OCTET = 8,           /* numbers that the cache is counted in */
     DIRECT_PAGES = 4,    /* up to so many pages are not split */
     PAGES_PER_SPLIT = 2, /* at least, in a full context */
-    MAX_SPLITS = 32,
+    MAX_SPLITS = 64,
+    MAX_PARTS = 8,       /* splits that a product merges: each of its groups does it once more */
     GROUPS_PER_UNIT = 4, /* of attn_decode, that make a compute unit busy */
 };
 
@@ -96,8 +100,8 @@ typedef struct attn_build {
     const sobre_kv_slot *slot; /* NULL: only sizes are asked */
     sobre_kv_type type;
     int32_t hd_max;
-    bool prepares_q;    /* q is normed or rotated before use */
-    uint64_t q_work;    /* then it is here, f32 [T, n_head * head_dim] */
+    bool prepares_q;    /* q is normed or rotated before use; in runs of many columns it is */
+    uint64_t q_work;    /* then here, f32 [T, n_head * head_dim] */
     uint64_t slopes_at; /* constant, f32 [n_head]; only with ALiBi */
     float q_scale, cap; /* see attn_score() in kernels_cl/attn.h */
 } attn_build;
@@ -163,7 +167,7 @@ static attn_build begin_build(gpu_builder *b, const sobre_node *node)
     a.hd_max = p->head_dim <= 64 ? 64 : p->head_dim <= 128 ? 128 : 256;
     a.prepares_q = p->rope.kind != SOBRE_ROPE_NONE || p->qk_norm.kind != SOBRE_NORM_NONE;
     uint64_t q_size = floats_size(b, b->program->n_cols, p->n_head, p->head_dim);
-    if (a.prepares_q) a.q_work = gpu_work(b, q_size);
+    if (a.prepares_q && b->program->n_cols > 1) a.q_work = gpu_work(b, q_size);
     if (p->max_alibi_bias > 0.0f) a.slopes_at = slopes_const(b, p);
     if (p->softcap > 0.0f) {
         a.q_scale = p->scale / p->softcap;
@@ -187,15 +191,35 @@ static void arg_cache(gpu_args *args, gpu_builder *b, const attn_build *a)
     gpu_arg_int(args, a->slot ? (int32_t)(a->slot->page_size / octet_size) : 0);
 }
 
-/* What both kernels of attention take first. */
-static void arg_inputs(gpu_args *args, gpu_builder *b, const attn_build *a)
+/* What becomes of q and k before they are used. */
+static void arg_preparation(gpu_args *args, gpu_builder *b, const attn_build *a)
 {
-    gpu_arg_run(args, b);
-    if (a->prepares_q)
-        gpu_arg_work(args, b, a->q_work, sizeof(float));
+    gpu_arg_value(args, b, gpu_in(a->node, SOBRE_ATTN_K));
+    gpu_arg_value(args, b, gpu_in(a->node, SOBRE_ATTN_V));
+    gpu_arg_value(args, b, gpu_in(a->node, SOBRE_ATTN_POS));
+    if (a->p->rope.kind != SOBRE_ROPE_NONE)
+        gpu_arg_const(args, b, gpu_rope_const(b, &a->p->rope), sizeof(float));
     else
-        gpu_arg_value(args, b, a->node->in[SOBRE_ATTN_Q]);
-    arg_cache(args, b, a);
+        gpu_arg_value(args, b, -1);
+    gpu_arg_value(args, b, gpu_in(a->node, SOBRE_ATTN_FACTORS));
+    gpu_arg_value(args, b, gpu_in(a->node, SOBRE_ATTN_Q_NORM));
+    gpu_arg_value(args, b, gpu_in(a->node, SOBRE_ATTN_K_NORM));
+}
+
+/* Of heads, and what becomes of them. */
+static void arg_heads(gpu_args *args, const sobre_attention_params *p)
+{
+    gpu_arg_int(args, p->n_head);
+    gpu_arg_int(args, p->n_head_kv);
+    gpu_arg_int(args, p->head_dim);
+    gpu_arg_int(args, p->qk_norm.kind == SOBRE_NORM_RMS);
+    gpu_arg_float(args, p->qk_norm.eps);
+    gpu_arg_int(args, (int32_t)p->rope.kind);
+    gpu_arg_int(args, p->rope.n_dims);
+}
+
+static void arg_slopes(gpu_args *args, gpu_builder *b, const attn_build *a)
+{
     if (a->p->max_alibi_bias > 0.0f)
         gpu_arg_const(args, b, a->slopes_at, sizeof(float));
     else
@@ -213,86 +237,77 @@ static void build_append(gpu_builder *b, const attn_build *a)
     if (n_heads == 0) return;
     gpu_arg_run(&args, b);
     gpu_arg_value(&args, b, a->prepares_q ? node->in[SOBRE_ATTN_Q] : -1);
-    gpu_arg_value(&args, b, gpu_in(node, SOBRE_ATTN_K));
-    gpu_arg_value(&args, b, gpu_in(node, SOBRE_ATTN_V));
-    gpu_arg_value(&args, b, gpu_in(node, SOBRE_ATTN_POS));
-    if (p->rope.kind != SOBRE_ROPE_NONE)
-        gpu_arg_const(&args, b, gpu_rope_const(b, &p->rope), sizeof(float));
-    else
-        gpu_arg_value(&args, b, -1);
-    gpu_arg_value(&args, b, gpu_in(node, SOBRE_ATTN_FACTORS));
-    gpu_arg_value(&args, b, gpu_in(node, SOBRE_ATTN_Q_NORM));
-    gpu_arg_value(&args, b, gpu_in(node, SOBRE_ATTN_K_NORM));
+    arg_preparation(&args, b, a);
     if (a->prepares_q)
         gpu_arg_work(&args, b, a->q_work, sizeof(float));
     else
         gpu_arg_value(&args, b, -1);
     arg_cache(&args, b, a);
-    gpu_arg_int(&args, p->n_head);
-    gpu_arg_int(&args, p->n_head_kv);
-    gpu_arg_int(&args, p->head_dim);
-    gpu_arg_int(&args, p->qk_norm.kind == SOBRE_NORM_RMS);
-    gpu_arg_float(&args, p->qk_norm.eps);
-    gpu_arg_int(&args, (int32_t)p->rope.kind);
-    gpu_arg_int(&args, p->rope.n_dims);
+    arg_heads(&args, p);
     gpu_add(b, node, &variant, &args, (gpu_extent){GPU_COLS, 1, 1},
-            (gpu_extent){GPU_ONE, n_heads, 1}, 0);
+            (gpu_extent){GPU_ONE, n_heads, 1}, GPU_WHEN_PREFILL);
 }
 
-/* Parts that a sequence's positions are split into. Whether there is more than one depends only on
- * how long a sequence may be, so that prepare() knows which kernels are needed. */
-static int32_t count_splits(const gpu_builder *b, const attn_build *a, int32_t n_groups)
+/* The most pages that a column can see. */
+static int32_t most_pages(const gpu_builder *b, const attn_build *a)
 {
     int32_t n_pages = b->program->n_pages > 0 ? b->program->n_pages : INT32_MAX;
-    int32_t window = a->p->window;
-    if (window > 0) n_pages = min_i32(n_pages, window / RUN_PAGE + 2);
-    if (n_pages <= DIRECT_PAGES) return 1;
-    int64_t busy = (int64_t)GROUPS_PER_UNIT * b->device->caps.n_units;
-    int64_t want = busy / ((int64_t)n_groups * max_i32(b->program->n_seq, 1));
-    int32_t most = min_i32(n_pages / PAGES_PER_SPLIT, MAX_SPLITS);
-    return want < 2 ? 2 : want > most ? most : (int32_t)want;
+    return a->p->window > 0 ? min_i32(n_pages, a->p->window / RUN_PAGE + 2) : n_pages;
 }
 
-static void build_merge(gpu_builder *b, const attn_build *a, uint64_t acc, uint64_t ml,
-                        int32_t n_splits)
+/* Groups of a KV head, each with some of its query heads. */
+static int32_t decode_chunks(const attn_build *a)
 {
-    gpu_variant variant = gpu_variant_of("attn_merge.cl", "attn_merge", ATTN_MERGE_GROUP, "");
-    gpu_args args = {.n = 0};
-    gpu_arg_run(&args, b);
-    gpu_arg_work(&args, b, acc, sizeof(float));
-    gpu_arg_work(&args, b, ml, sizeof(float));
-    gpu_arg_value(&args, b, a->node->out[0]);
-    gpu_arg_int(&args, a->p->n_head);
-    gpu_arg_int(&args, a->p->head_dim);
-    gpu_arg_int(&args, n_splits);
-    gpu_add(b, a->node, &variant, &args, (gpu_extent){GPU_ONE, a->p->n_head, 1},
-            (gpu_extent){GPU_SEQS, 1, 1}, GPU_WHEN_DECODE);
+    return ceil_div(a->p->n_head / a->p->n_head_kv, ATTN_DECODE_HEADS);
 }
 
-static void build_decode(gpu_builder *b, const attn_build *a)
+/* Runs of pages that a sequence's positions are split into, if it may have n_pages: a multiple of
+ * ATTN_SPLITS that makes the device busy. */
+static int32_t count_splits(const gpu_builder *b, const attn_build *a, int32_t n_pages,
+                            int32_t most)
+{
+    int64_t busy = (int64_t)GROUPS_PER_UNIT * b->device->caps.n_units;
+    int64_t n_groups = (int64_t)a->p->n_head_kv * decode_chunks(a);
+    int64_t want = busy / (n_groups * max_i32(b->program->n_seq, 1));
+    most = min_i32(most, n_pages / PAGES_PER_SPLIT);
+    if (want > most) want = most;
+    return max_i32(ceil_div((int32_t)want, ATTN_SPLITS), 1) * ATTN_SPLITS;
+}
+
+/* Memory for what splits leave; `take` is gpu_work() or gpu_work_kept(). */
+static gpu_parts parts_of(gpu_builder *b, const attn_build *a, int32_t n_splits,
+                          uint64_t (*take)(gpu_builder *b, uint64_t size))
+{
+    const sobre_attention_params *p = a->p;
+    int64_t n_rows = (int64_t)b->program->n_seq * n_splits;
+    gpu_parts parts = {.value = a->node->out[0], .n_splits = n_splits, .head_dim = p->head_dim};
+    parts.sums_at = take(b, floats_size(b, n_rows, p->n_head, p->head_dim));
+    parts.scores_at = take(b, floats_size(b, n_rows, p->n_head, 2));
+    return parts;
+}
+
+/* parts NULL: positions are not split. */
+static void build_decode(gpu_builder *b, const attn_build *a, const gpu_parts *parts, uint32_t when)
 {
     const sobre_attention_params *p = a->p;
     gpu_variant variant =
         gpu_variant_of("attn_decode.cl", "attn_decode", ATTN_DECODE_GROUP, "KV_F16=%d HD_MAX=%d",
                        a->type != SOBRE_KV_F32, (int)a->hd_max);
-    int32_t n_chunks = ceil_div(p->n_head / p->n_head_kv, ATTN_DECODE_HEADS);
-    int32_t n_splits = count_splits(b, a, p->n_head_kv * n_chunks);
-    uint64_t acc = 0, ml = 0;
+    int32_t n_chunks = decode_chunks(a), n_splits = parts ? parts->n_splits : 1;
     gpu_args args = {.n = 0};
-    arg_inputs(&args, b, a);
-    if (n_splits > 1) {
-        int64_t n_rows = (int64_t)b->program->n_seq * n_splits;
-        acc = gpu_work(b, floats_size(b, n_rows, p->n_head, p->head_dim));
-        ml = gpu_work(b, floats_size(b, n_rows, p->n_head, 2));
-        gpu_arg_work(&args, b, acc, sizeof(float));
-        gpu_arg_work(&args, b, ml, sizeof(float));
+    gpu_arg_run(&args, b);
+    gpu_arg_value(&args, b, a->node->in[SOBRE_ATTN_Q]);
+    arg_preparation(&args, b, a);
+    arg_cache(&args, b, a);
+    arg_slopes(&args, b, a);
+    if (parts) {
+        gpu_arg_work(&args, b, parts->sums_at, sizeof(float));
+        gpu_arg_work(&args, b, parts->scores_at, sizeof(float));
     } else {
         gpu_arg_value(&args, b, a->node->out[0]);
         gpu_arg_value(&args, b, -1);
     }
-    gpu_arg_int(&args, p->n_head);
-    gpu_arg_int(&args, p->n_head_kv);
-    gpu_arg_int(&args, p->head_dim);
+    arg_heads(&args, p);
     gpu_arg_int(&args, n_chunks);
     gpu_arg_int(&args, n_splits);
     gpu_arg_int(&args, p->window);
@@ -300,8 +315,48 @@ static void build_decode(gpu_builder *b, const attn_build *a)
     gpu_arg_float(&args, a->cap);
     gpu_add(b, a->node, &variant, &args,
             (gpu_extent){GPU_ONE, p->n_head_kv * n_chunks * n_splits, 1},
-            (gpu_extent){GPU_SEQS, 1, 1}, GPU_WHEN_DECODE);
-    if (n_splits > 1) build_merge(b, a, acc, ml, n_splits);
+            (gpu_extent){GPU_SEQS, 1, 1}, when);
+}
+
+static void build_merge(gpu_builder *b, const attn_build *a, const gpu_parts *parts, uint32_t when)
+{
+    gpu_variant variant = gpu_variant_of("attn_merge.cl", "attn_merge", ATTN_MERGE_GROUP, "");
+    int32_t n_quads = a->p->n_head * a->p->head_dim / 4;
+    gpu_args args = {.n = 0};
+    gpu_arg_work(&args, b, parts->sums_at, sizeof(float));
+    gpu_arg_work(&args, b, parts->scores_at, sizeof(float));
+    gpu_arg_value(&args, b, a->node->out[0]);
+    gpu_arg_int(&args, a->p->n_head);
+    gpu_arg_int(&args, a->p->head_dim);
+    gpu_arg_int(&args, parts->n_splits);
+    gpu_add(b, a->node, &variant, &args, (gpu_extent){GPU_ONE, n_quads, ATTN_MERGE_GROUP},
+            (gpu_extent){GPU_COLS, 1, 1}, when);
+}
+
+/* Runs of one column a sequence. Short sequences leave the merge to the product behind, if that
+ * can; long ones have more splits, and a launch to merge them. Which kernels are needed depends
+ * only on how long a sequence may be, so that prepare() knows. */
+static void build_decodes(gpu_builder *b, const attn_build *a)
+{
+    int32_t n_pages = most_pages(b, a);
+    bool is_short = n_pages <= GPU_SHORT_PAGES, brings_more = b->program->n_cols > 1;
+    uint32_t long_when = GPU_WHEN_DECODE;
+    if (n_pages <= DIRECT_PAGES) {
+        build_decode(b, a, NULL, GPU_WHEN_DECODE);
+        return;
+    }
+    if (gpu_mm_takes_parts(b, a->node)) {
+        int32_t n_splits = count_splits(b, a, min_i32(n_pages, GPU_SHORT_PAGES), MAX_PARTS);
+        b->parts = parts_of(b, a, n_splits, gpu_work_kept);
+        b->parts.when = is_short ? GPU_WHEN_DECODE : GPU_WHEN_SHORT;
+        b->parts.otherwise = !is_short ? GPU_WHEN_NOT_SHORT : brings_more ? GPU_WHEN_PREFILL : 0;
+        build_decode(b, a, &b->parts, b->parts.when);
+        if (is_short) return;
+        long_when |= GPU_WHEN_NOT_SHORT;
+    }
+    gpu_parts parts = parts_of(b, a, count_splits(b, a, n_pages, MAX_SPLITS), gpu_work);
+    build_decode(b, a, &parts, long_when);
+    build_merge(b, a, &parts, long_when);
 }
 
 static void build_prefill(gpu_builder *b, const attn_build *a)
@@ -316,7 +371,13 @@ static void build_prefill(gpu_builder *b, const attn_build *a)
     while (n_tiles * 2 * per_kv <= room) n_tiles *= 2;
     int32_t n_chunks = ceil_div(per_kv, room / n_tiles);
     gpu_args args = {.n = 0};
-    arg_inputs(&args, b, a);
+    gpu_arg_run(&args, b);
+    if (a->prepares_q)
+        gpu_arg_work(&args, b, a->q_work, sizeof(float));
+    else
+        gpu_arg_value(&args, b, a->node->in[SOBRE_ATTN_Q]);
+    arg_cache(&args, b, a);
+    arg_slopes(&args, b, a);
     gpu_arg_value(&args, b, a->node->out[0]);
     gpu_arg_int(&args, p->n_head);
     gpu_arg_int(&args, p->n_head_kv);
@@ -334,7 +395,8 @@ static void build_prefill(gpu_builder *b, const attn_build *a)
 void gpu_attn_build(gpu_builder *b, const sobre_node *node)
 {
     attn_build a = begin_build(b, node);
+    build_decodes(b, &a);
+    if (b->program->n_cols == 1) return;
     build_append(b, &a);
-    build_decode(b, &a);
-    if (b->program->n_cols > 1) build_prefill(b, &a);
+    build_prefill(b, &a);
 }

@@ -12,11 +12,14 @@
 /* Pieces of the workspace and of the constants begin at multiples of this at least. */
 enum { WORK_ALIGN = 256 };
 
+/* Conditions that hold when short sequences are decoded without the library. */
+static const uint32_t decode_holds = GPU_WHEN_DECODE | GPU_WHEN_SHORT | GPU_WHEN_NO_BLAS;
+
 struct sobre_exec {
     sobre_device *device;
     gpu_launch *launches;
     int32_t n_launches, n_measured;
-    int32_t n_decode;            /* of a decoding run */
+    int32_t n_launched;          /* by the last run */
     int32_t n_before_rows;       /* launches of a run that wants no rows */
     sobre_buffer *work, *consts; /* NULL: there are none */
     sobre_buffer *table;         /* the run table */
@@ -182,6 +185,13 @@ uint64_t gpu_work(gpu_builder *b, uint64_t size)
     return at;
 }
 
+uint64_t gpu_work_kept(gpu_builder *b, uint64_t size)
+{
+    uint64_t at = gpu_work(b, size);
+    b->work_kept = b->work_used;
+    return at;
+}
+
 /* Where the same bytes are already, at a place that place() could give; false: nowhere. */
 static bool find_const(const gpu_builder *b, const void *data, uint64_t size, uint64_t *ret_at)
 {
@@ -311,22 +321,42 @@ int32_t gpu_most(const gpu_builder *b, int32_t value)
     return gpu_count_of(b, value) == GPU_ROWS ? b->program->n_rows : b->program->n_cols;
 }
 
+const sobre_node *gpu_sole_reader(const gpu_builder *b, const sobre_node *node)
+{
+    const sobre_program *p = b->program;
+    const sobre_node *next = node + 1;
+    int32_t value = node->out[0];
+    if (next == p->nodes + p->n_nodes || !p->n_uses || p->n_uses[value] != 1) return NULL;
+    for (int32_t i = 0; i < next->n_in; i++)
+        if (next->in[i] == value) return next;
+    return NULL;
+}
+
+static void build(gpu_builder *b, const sobre_node *node)
+{
+    switch (node->op) {
+    case SOBRE_OP_MATMUL: gpu_mm_build(b, node); break;
+    case SOBRE_OP_ATTENTION: gpu_attn_build(b, node); break;
+    case SOBRE_OP_SAMPLE: gpu_sample_build(b, node); break;
+    default: gpu_rows_build(b, node);
+    }
+}
+
 static sobre_status walk(gpu_builder *b)
 {
+    b->parts.value = -1;
     for (int32_t i = 0; i < b->program->n_nodes && b->status >= 0; i++) {
         const sobre_node *node = &b->program->nodes[i];
         b->node = node;
-        b->work_used = 0;
+        b->work_used = b->work_kept;
+        b->work_kept = 0;
         /* What follows only serves rows that are wanted. */
         if (b->exec && b->exec->n_before_rows < 0 && gpu_count_of(b, node->out[0]) == GPU_ROWS)
             b->exec->n_before_rows = b->exec->n_launches;
-        switch (node->op) {
-        case SOBRE_OP_MATMUL: gpu_mm_build(b, node); break;
-        case SOBRE_OP_ATTENTION: gpu_attn_build(b, node); break;
-        case SOBRE_OP_SAMPLE: gpu_sample_build(b, node); break;
-        default: gpu_rows_build(b, node);
-        }
+        build(b, node);
+        if (node->op != SOBRE_OP_ATTENTION) b->parts.value = -1;
     }
+    b->work_kept = 0;
     b->node = NULL;
     return b->status;
 }
@@ -415,7 +445,7 @@ static sobre_status compile(gpu_builder *b, sobre_exec *e)
     e->has_pages = b->program->n_pages > 0;
     if (e->n_before_rows < 0) e->n_before_rows = e->n_launches;
     for (int32_t i = 0; i < e->n_launches; i++)
-        if (!(e->launches[i].when & (GPU_WHEN_PREFILL | GPU_WHEN_BLAS))) e->n_decode++;
+        if ((e->launches[i].when & ~decode_holds) == 0) e->n_launched++;
     return SOBRE_OK;
 }
 
@@ -454,13 +484,14 @@ void gpu_exec_free(sobre_exec *exec)
 
 int32_t gpu_n_launches(const sobre_exec *exec)
 {
-    return exec->n_decode;
+    return exec->n_launched;
 }
 
 sobre_status gpu_count_launches(sobre_device *device, const sobre_program *program, int32_t *ret_n)
 {
     gpu_builder b = {.device = device, .program = program, .mode = GPU_MEASURE};
-    b.hold = GPU_WHEN_NO_BLAS | (program->n_cols > 1 ? GPU_WHEN_PREFILL : GPU_WHEN_DECODE);
+    b.hold = program->n_cols > 1 ? GPU_WHEN_PREFILL | GPU_WHEN_NOT_SHORT | GPU_WHEN_NO_BLAS
+                                 : decode_holds;
     sobre_status status = walk(&b);
     builder_free(&b);
     if (status >= 0) *ret_n = b.n_held;
@@ -529,25 +560,32 @@ static uint32_t groups_in(const int32_t *table, gpu_extent extent)
 /* The conditions that hold in this run. */
 static uint32_t conditions(sobre_device *d, const sobre_run *run)
 {
-    bool decode = true;
-    for (int32_t s = 0; s < run->n_seqs; s++)
+    bool decode = true, is_short = true;
+    for (int32_t s = 0; s < run->n_seqs; s++) {
         if (run->seqs[s].n_cols != 1) decode = false;
+        if (pages_of(&run->seqs[s]) > GPU_SHORT_PAGES) is_short = false;
+    }
     bool blas = run->n_cols >= GPU_BLAS_COLS && d->driver->blas_use && d->driver->blas_use(d);
     return (decode ? GPU_WHEN_DECODE : GPU_WHEN_PREFILL) |
+           (decode && is_short ? GPU_WHEN_SHORT : GPU_WHEN_NOT_SHORT) |
            (blas ? GPU_WHEN_BLAS : GPU_WHEN_NO_BLAS);
 }
 
 /* Left out if it has nothing to do. */
-static sobre_status launch(const sobre_exec *e, const gpu_launch *l)
+static sobre_status launch(sobre_exec *e, const gpu_launch *l)
 {
     sobre_device *d = e->device;
     if (!l->kernel) {
         gpu_gemm gemm = l->gemm;
         gemm.m = count_in(e->run, l->gemm_m);
-        return gemm.m > 0 ? d->driver->blas_gemm(d, &gemm) : SOBRE_OK;
+        if (gemm.m == 0) return SOBRE_OK;
+        e->n_launched++;
+        return d->driver->blas_gemm(d, &gemm);
     }
     uint32_t x = groups_in(e->run, l->x), y = groups_in(e->run, l->y);
-    return x > 0 && y > 0 ? d->driver->launch(d, l->kernel, x, y) : SOBRE_OK;
+    if (x == 0 || y == 0) return SOBRE_OK;
+    e->n_launched++;
+    return d->driver->launch(d, l->kernel, x, y);
 }
 
 static sobre_status check_cancelled(const sobre_host *host, const sobre_run *run)
@@ -568,6 +606,7 @@ sobre_status gpu_run(sobre_exec *exec, const sobre_run *run)
                           (int)run->n_cols, (int)run->n_seqs);
     GPU_TRY(gpu_write(exec->table, 0, exec->run, (uint64_t)n * sizeof *exec->run));
     uint32_t hold = conditions(d, run);
+    exec->n_launched = 0;
     int32_t n_launches = run->n_rows == 0 ? exec->n_before_rows : exec->n_launches;
     for (int32_t i = 0; i < n_launches; i++) {
         const gpu_launch *l = &exec->launches[i];

@@ -124,8 +124,10 @@ typedef enum gpu_when {
     GPU_WHEN_PREFILL = 2, /* some bring more */
     GPU_WHEN_BLAS = 4,    /* blas_use() says so, and there are at least GPU_BLAS_COLS columns */
     GPU_WHEN_NO_BLAS = 8,
+    GPU_WHEN_SHORT = 16, /* as DECODE, and no sequence has more than GPU_SHORT_PAGES pages */
+    GPU_WHEN_NOT_SHORT = 32,
 } gpu_when;
-enum { GPU_BLAS_COLS = 256 };
+enum { GPU_BLAS_COLS = 256, GPU_SHORT_PAGES = 64 };
 
 typedef struct gpu_launch {
     gpu_kernel *kernel; /* NULL: gemm */
@@ -143,6 +145,15 @@ typedef enum gpu_mode {
     GPU_COMPILE, /* kernels are made */
 } gpu_mode;
 
+/* A value that is not made in some runs: what it would be made of stays in the workspace, and the
+ * next node, a product, puts it together while it stages its x. See kernels_cl/attn_parts.h. */
+typedef struct gpu_parts {
+    int32_t value; /* -1: there are none */
+    int32_t n_splits, head_dim;
+    uint64_t sums_at, scores_at; /* in the workspace */
+    uint32_t when, otherwise;    /* runs that leave parts; those that make the value, 0: none do */
+} gpu_parts;
+
 enum { GPU_MAX_VARIANTS = 64 }; /* that a program uses; kernels_cl/variants.tsv has fewer */
 
 typedef struct gpu_builder {
@@ -156,6 +167,8 @@ typedef struct gpu_builder {
     uint32_t hold;  /* conditions that hold in a run whose launches are counted */
     int32_t n_held; /* launches of such a run */
     uint64_t work_used, work_size; /* bytes: of the node that is being built, of the largest */
+    uint64_t work_kept;            /* bytes that the next node must leave alone */
+    gpu_parts parts;               /* that the node before left */
     uint8_t *consts;               /* host's copy of what gpu_const() was given */
     uint64_t consts_used, consts_capacity;
     gpu_variant prepared[GPU_MAX_VARIANTS]; /* PREPARE: what the driver has heard of */
@@ -186,6 +199,8 @@ void gpu_arg_weight(gpu_args *args, gpu_builder *b, int32_t value);
 
 /* Takes scratch memory that lasts to the end of this node; returns its offset in bytes. */
 uint64_t gpu_work(gpu_builder *b, uint64_t size);
+/* The same, to the end of the next node. */
+uint64_t gpu_work_kept(gpu_builder *b, uint64_t size);
 /* Brings data of the host into the device's memory for as long as the exec lives; returns its
  * offset in bytes. The same data is stored once. */
 uint64_t gpu_const(gpu_builder *b, const void *data, uint64_t size);
@@ -209,6 +224,8 @@ gpu_count gpu_count_of(const gpu_builder *b, int32_t value);
 int32_t gpu_run_index(gpu_count count);
 /* The most that dims[0] can be in a run. */
 int32_t gpu_most(const gpu_builder *b, int32_t value);
+/* The next node, if it is the only reader of what this one makes; else NULL. */
+const sobre_node *gpu_sole_reader(const gpu_builder *b, const sobre_node *node);
 
 /* --- Nodes. One function a kind says if it can, one builds. */
 bool gpu_rows_supports(const sobre_device *device, const sobre_value *values,
@@ -221,6 +238,10 @@ void gpu_norm_build(gpu_builder *b, const sobre_node *node, int32_t x, int32_t w
 bool gpu_mm_supports(const sobre_device *device, const sobre_value *values,
                      const sobre_node *node); /* mm.c */
 void gpu_mm_build(gpu_builder *b, const sobre_node *node);
+/* Will the product behind this node, which is an attention, take its result in parts? */
+bool gpu_mm_takes_parts(const gpu_builder *b, const sobre_node *node);
+/* Will the product behind this node, which is a gather, pick the rows itself? */
+bool gpu_mm_takes_rows(const gpu_builder *b, const sobre_node *node);
 bool gpu_attn_supports(const sobre_device *device, const sobre_value *values,
                        const sobre_node *node); /* attn.c */
 void gpu_attn_build(gpu_builder *b, const sobre_node *node);
@@ -262,9 +283,9 @@ void gpu_prepare(sobre_device *device, const sobre_program *program);
 sobre_status gpu_compile(sobre_device *device, const sobre_program *program, sobre_exec **ret_exec);
 void gpu_exec_free(sobre_exec *exec);
 sobre_status gpu_run(sobre_exec *exec, const sobre_run *run);
-/* Those of a run that decodes and wants rows: without prefill's and the library's. */
+/* Of the last run; before it, of one that decodes short sequences and wants rows. */
 int32_t gpu_n_launches(const sobre_exec *exec);
-/* Without the library's, too. */
+/* Of a run of short sequences, without the library's. */
 sobre_status gpu_count_launches(sobre_device *device, const sobre_program *program, int32_t *ret_n);
 
 #endif

@@ -3,9 +3,10 @@
  * Products: which kernels a matmul node becomes, and in how many groups.
  *
  * Up to GEMV_COLS columns take gemv.cl, norm and all, in one launch for each run of weights of one
- * type. More take mm.cl behind a launch of the norm; from GPU_BLAS_COLS on, weights of floats may
- * also go through the driver's library, which is decided run by run. Where local memory is flat,
- * any number of columns takes mm_flat.cl in place of both.
+ * type; it also picks rows and puts together what attention left in parts. More take mm.cl behind a
+ * launch of the norm; from GPU_BLAS_COLS on, weights of floats may also go through the driver's
+ * library, which is decided run by run. Where local memory is flat, any number of columns takes
+ * mm_flat.cl in place of both.
  */
 #include "gemv.h"
 #include "gpu.h"
@@ -30,7 +31,8 @@ typedef struct factor {
 
 typedef struct product {
     const sobre_node *node;
-    int32_t x, residual, n_in, n_weights, most; /* columns */
+    int32_t x, rows, residual;     /* values; rows: of x that are its columns, -1: all are */
+    int32_t n_in, n_weights, most; /* columns */
     gpu_count count;
     bool is_glu;
     factor factors[SOBRE_MAX_OUT];
@@ -64,6 +66,7 @@ static product product_of(gpu_builder *b, const sobre_node *node)
     product m = {
         .node = node,
         .x = x,
+        .rows = -1,
         .residual = gpu_in(node, SOBRE_MATMUL_RESIDUAL),
         .n_in = (int32_t)values[x].dims[1],
         .n_weights = p->n_weights,
@@ -143,7 +146,60 @@ static int32_t gemv_grid(const gpu_builder *b, const product *m, const factor *f
     return lanes;
 }
 
-static void build_gemv(gpu_builder *b, const product *m)
+/* Does this node, as a product behind the one that makes its x, go to gemv? */
+static bool takes_gemv(const gpu_builder *b, const sobre_node *node)
+{
+    return gpu_most(b, node->in[SOBRE_MATMUL_X]) <= GEMV_COLS && !b->device->caps.flat_memory;
+}
+
+static const sobre_node *gemv_behind(const gpu_builder *b, const sobre_node *node)
+{
+    const sobre_node *next = gpu_sole_reader(b, node);
+    bool good = next && next->op == SOBRE_OP_MATMUL && next->in[SOBRE_MATMUL_X] == node->out[0] &&
+                takes_gemv(b, next);
+    return good ? next : NULL;
+}
+
+bool gpu_mm_takes_parts(const gpu_builder *b, const sobre_node *node)
+{
+    const sobre_node *next = gemv_behind(b, node);
+    return next && next->p.matmul.norm.kind == SOBRE_NORM_NONE;
+}
+
+static bool overlap(const sobre_span *a, const sobre_span *b)
+{
+    return a->buffer == b->buffer && a->offset < b->offset + b->size &&
+           b->offset < a->offset + a->size;
+}
+
+bool gpu_mm_takes_rows(const gpu_builder *b, const sobre_node *node)
+{
+    const sobre_node *next = gemv_behind(b, node);
+    const sobre_span *spans = b->program->spans;
+    /* What is picked from need not live any longer than the gather. */
+    for (int32_t i = 0; next && i < next->n_out; i++)
+        if (overlap(&spans[node->in[SOBRE_GATHER_X]], &spans[next->out[i]])) next = NULL;
+    return next != NULL;
+}
+
+/* x, and how columns are found there. */
+static void arg_gemv_x(gpu_args *args, gpu_builder *b, const product *m, const gpu_parts *parts)
+{
+    if (parts)
+        gpu_arg_work(args, b, parts->sums_at, sizeof(float));
+    else
+        gpu_arg_value(args, b, m->x);
+    gpu_arg_value(args, b, m->rows);
+    if (parts)
+        gpu_arg_work(args, b, parts->scores_at, sizeof(float));
+    else
+        gpu_arg_value(args, b, -1);
+    gpu_arg_int(args, parts ? parts->n_splits : 0);
+    gpu_arg_int(args, parts ? parts->head_dim : 0);
+}
+
+/* With parts: of runs that leave x in them. */
+static void build_gemv(gpu_builder *b, const product *m, const gpu_parts *parts, uint32_t when)
 {
     const sobre_norm_params *norm = &m->node->p.matmul.norm;
     const int32_t n_cols = m->most == 1 ? 1 : m->most <= 4 ? 4 : GEMV_COLS;
@@ -155,7 +211,7 @@ static void build_gemv(gpu_builder *b, const product *m)
         gpu_args args = {.n = 0};
         gpu_arg_run(&args, b);
         gpu_arg_int(&args, gpu_run_index(m->count));
-        gpu_arg_value(&args, b, m->x);
+        arg_gemv_x(&args, b, m, parts);
         gpu_arg_value(&args, b, gpu_in(m->node, SOBRE_MATMUL_NORM_W));
         gpu_arg_value(&args, b, gpu_in(m->node, SOBRE_MATMUL_NORM_B));
         gpu_arg_value(&args, b, m->residual);
@@ -171,8 +227,25 @@ static void build_gemv(gpu_builder *b, const product *m)
                                              (int)f->layout.type, (int)n_cols);
         gpu_add(b, m->node, &variant, &args,
                 (gpu_extent){GPU_ONE, groups[0] + groups[1] + groups[2], 1},
-                (gpu_extent){m->count, 1, n_cols}, 0);
+                (gpu_extent){m->count, 1, n_cols}, when);
     }
+}
+
+static void build_gemvs(gpu_builder *b, product *m)
+{
+    const sobre_node *before = m->node > b->program->nodes ? m->node - 1 : NULL;
+    const gpu_parts parts = b->parts;
+    if (before && before->op == SOBRE_OP_GATHER && before->out[0] == m->x &&
+        gpu_mm_takes_rows(b, before)) {
+        m->x = before->in[SOBRE_GATHER_X];
+        m->rows = before->in[SOBRE_GATHER_ROWS];
+    }
+    if (parts.value < 0 || parts.value != m->x) {
+        build_gemv(b, m, NULL, 0);
+        return;
+    }
+    build_gemv(b, m, &parts, parts.when);
+    if (parts.otherwise) build_gemv(b, m, NULL, parts.otherwise);
 }
 
 /* --- mm */
@@ -346,8 +419,8 @@ void gpu_mm_build(gpu_builder *b, const sobre_node *node)
     const sobre_norm_params *norm = &node->p.matmul.norm;
     uint64_t normed_at = 0;
     if (b->status < 0) return;
-    if (m.most <= GEMV_COLS && !b->device->caps.flat_memory) {
-        build_gemv(b, &m);
+    if (takes_gemv(b, node)) {
+        build_gemvs(b, &m);
         return;
     }
     if (norm->kind != SOBRE_NORM_NONE) {

@@ -84,6 +84,7 @@ static void build_gather(gpu_builder *b, const sobre_node *node)
     gpu_variant variant = gpu_variant_of("rows.cl", "row_gather", ROWS_GROUP, "");
     gpu_args args = {.n = 0};
     (void)row_width(b, x);
+    if (gpu_mm_takes_rows(b, node)) return;
     arg_rows(&args, b, out);
     gpu_arg_int(&args, width);
     gpu_arg_value(&args, b, x);

@@ -92,6 +92,8 @@ typedef struct sobre_program {
     const sobre_kv_slot *kv_slots; /* by sobre_attention_params.kv */
     int32_t n_kv_slots;
     int32_t exact; /* f32 activations in products */
+    /* [n_values]: how often nodes on any device read a value, or the host does. NULL: not known. */
+    const int32_t *n_uses;
 } sobre_program;
 
 /* One sequence's share of a run. */
@@ -170,7 +172,8 @@ typedef struct sobre_backend {
     sobre_status (*fence)(sobre_device *device, uint64_t *ret_ticket);
     sobre_status (*poll)(sobre_device *device, uint64_t ticket); /* AGAIN while it runs */
     sobre_status (*wait)(sobre_device *device, uint64_t ticket);
-    /* Steps or kernels that one run of this exec launches. */
+    /* Steps or kernels that the last run of this exec launched; before the first one, that a run
+     * which decodes a token will. */
     int32_t (*n_launches)(const sobre_exec *exec);
     /* The same of a program whose buffers may be missing, without compiling it: for a run in which
      * one sequence brings n_cols columns and wants n_rows rows. NULL: one a node. */
