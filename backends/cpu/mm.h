@@ -22,9 +22,10 @@ enum { MM_PANEL = 16 };
 #define MM_QUANT_KINDS(X)                                                               \
     X(Q4_0, q4_0)                                                                       \
     X(Q4_1, q4_1)                                                                       \
-    X(Q5_0, q5_0) X(Q5_1, q5_1) X(Q8_0, q8_0) X(Q2_K, q2_k) X(Q3_K, q3_k) X(Q4_K, q4_k) \
-        X(Q5_K, q5_k) X(Q6_K, q6_k) X(IQ4_NL, iq4_nl) X(IQ4_XS, iq4_xs) X(IQ3_S, iq3_s) \
-            X(MXFP4, mxfp4) X(TQ, tq)
+    X(Q5_0, q5_0)                                                                       \
+    X(Q5_1, q5_1)                                                                       \
+    X(Q8_0, q8_0) X(Q2_K, q2_k) X(Q3_K, q3_k) X(Q4_K, q4_k) X(Q5_K, q5_k) X(Q6_K, q6_k) \
+        X(IQ4_NL, iq4_nl) X(IQ4_XS, iq4_xs) X(IQ3_S, iq3_s) X(MXFP4, mxfp4) X(TQ, tq)
 #define MM_FLOAT_KINDS(X) X(F16, f16) X(BF16, bf16) X(F32, f32)
 
 typedef enum mm_kind {
@@ -75,6 +76,12 @@ void mm_act_prepare(const struct mm_kernels *kernels, mm_act act, const mm_prolo
                     const float *x, int64_t k, int32_t n_tokens, int32_t begin, int32_t end,
                     void *ret_act);
 
+/* How far threads are with a thread's share of a product. One product after another uses the same
+ * cursors, which begin as zeros. */
+typedef struct mm_cursor {
+    _Alignas(64) atomic_uint_least64_t at;
+} mm_cursor;
+
 typedef struct mm_job {
     const struct mm_kernels *kernels;
     int32_t n_tokens;
@@ -88,8 +95,16 @@ typedef struct mm_job {
     const float *residual; /* [n_tokens, n_rows of out[0]] or NULL: added to out[0], which may be
                               the same memory */
     atomic_int next;       /* task counter: set to 0 before every run */
+    mm_cursor *cursors;    /* [n_threads]; NULL: each thread does its own share */
+    uint32_t number;       /* with cursors: another one than in the product before */
 } mm_job;
 
+/* Up to here a product streams the weights, and thread `thread` may use copies of the job that
+ * differ in where the prepared input is; with more tokens threads share `next`. */
+enum { MM_FEW_TOKENS = 8 };
+
+/* Starts to fetch what the thread will read first if tokens are few. */
+void mm_fetch_ahead(const mm_job *job, int32_t thread, int32_t n_threads);
 /* Thread `thread`'s part of the job. All threads call it; the caller puts a barrier behind. */
 void mm_run(mm_job *job, int32_t thread, int32_t n_threads);
 

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* How threads share a product: with few tokens the weights' bytes, with many the panels times
- * blocks of tokens. */
+/* How threads share a product. With few tokens each streams a contiguous share of the weights'
+ * bytes, chunk by chunk, then helps threads that are slower or busy with something else. With many
+ * tokens they take tasks, panels times a block of tokens, from one counter. */
 #include "mm_kernels.h"
 
 enum {
-    GROUP = MM_STREAM_PANELS,   /* panels of a task */
-    FEW_TOKENS = 8,             /* up to here weights are streamed once, in static shares */
+    GROUP = MM_STREAM_PANELS, /* panels of a task */
+    LINE = 64,
+    FETCHED = 20 * LINE,        /* bytes of a share that are fetched ahead */
+    SHARE_CHUNKS = 4,           /* chunks of a share at least, if it has as many panels */
+    COUNT_BITS = 32,            /* of a cursor: chunks taken; above them the product's number */
     MAX_TOKEN_BLOCK = 128,      /* tokens in a task */
     MIN_TOKEN_BLOCK = 32,       /* a multiple of every tile */
     ACT_CACHE_SIZE = 384 << 10, /* prepared bytes of a token block: stay in L2 */
@@ -29,28 +33,127 @@ static uint64_t entry_panel_size(const mm_job *job, int32_t entry)
     return job->glu != SOBRE_ACT_NONE ? size + job->w[1].panel_size : size;
 }
 
-/* Each thread streams one contiguous share of all weights' bytes. */
-static void run_shares(const mm_job *job, int32_t thread, int32_t n_threads)
+/* The panels of all entries, in one row. */
+typedef struct panel_row {
+    uint64_t n[4], size[4]; /* panels of an entry, bytes of each */
+    int32_t n_entries;
+    uint64_t bytes;
+} panel_row;
+
+static panel_row panel_row_of(const mm_job *job)
 {
-    uint64_t total = 0, start = 0;
-    for (int32_t i = 0; i < n_entries(job); i++) {
-        total += entry_panel_size(job, i) * (uint64_t)n_panels(&job->w[i]);
+    panel_row r = {.n_entries = n_entries(job)};
+    for (int32_t i = 0; i < r.n_entries; i++) {
+        r.n[i] = (uint64_t)n_panels(&job->w[i]);
+        r.size[i] = entry_panel_size(job, i);
+        r.bytes += r.n[i] * r.size[i];
     }
-    uint64_t part = total / (uint64_t)n_threads;
-    uint64_t share_begin = part * (uint64_t)thread;
-    uint64_t share_end = thread == n_threads - 1 ? total : share_begin + part;
-    for (int32_t i = 0; i < n_entries(job); i++) {
-        /* A panel belongs to the share that its first byte lies in. */
-        uint64_t size = entry_panel_size(job, i), n = (uint64_t)n_panels(&job->w[i]);
-        uint64_t begin = share_begin > start ? (share_begin - start + size - 1) / size : 0;
-        uint64_t end = share_end > start ? (share_end - start + size - 1) / size : 0;
-        mm_run_panels(job, i, (int64_t)(begin < n ? begin : n), (int64_t)(end < n ? end : n), 0,
-                      job->n_tokens);
-        start += size * n;
+    return r;
+}
+
+/* The first panel that begins at `byte` or later. */
+static uint64_t panel_at(const panel_row *r, uint64_t byte)
+{
+    uint64_t panel = 0;
+    for (int32_t i = 0; i < r->n_entries; i++) {
+        if (byte <= r->n[i] * r->size[i]) return panel + (byte + r->size[i] - 1) / r->size[i];
+        byte -= r->n[i] * r->size[i];
+        panel += r->n[i];
+    }
+    return panel;
+}
+
+static void run_row(const mm_job *job, const panel_row *r, uint64_t begin, uint64_t end)
+{
+    uint64_t first = 0;
+    for (int32_t i = 0; i < r->n_entries && first < end; i++) {
+        uint64_t from = begin > first ? begin - first : 0, to = end - first;
+        if (to > r->n[i]) to = r->n[i];
+        if (from < to) mm_run_panels(job, i, (int64_t)from, (int64_t)to, 0, job->n_tokens);
+        first += r->n[i];
     }
 }
 
-/* Threads take tasks, panels times a block of tokens, from the counter. */
+/* A thread's share, and the chunks it is taken in. */
+typedef struct share {
+    uint64_t begin, end, chunk;
+    uint32_t n_chunks;
+} share;
+
+static share share_of(const panel_row *r, int32_t thread, int32_t n_threads)
+{
+    uint64_t part = r->bytes / (uint64_t)n_threads;
+    share s = {.begin = panel_at(r, part * (uint64_t)thread),
+               .end =
+                   panel_at(r, thread == n_threads - 1 ? r->bytes : part * ((uint64_t)thread + 1))};
+    s.chunk = (s.end - s.begin) / SHARE_CHUNKS;
+    if (s.chunk > GROUP) s.chunk = GROUP;
+    if (s.chunk < 1) s.chunk = 1;
+    s.n_chunks = (uint32_t)((s.end - s.begin + s.chunk - 1) / s.chunk);
+    return s;
+}
+
+/* Chunks of a share that are taken. A cursor that an older product left means none, so nobody has
+ * to reset it. */
+static uint32_t n_taken(const mm_job *job, uint64_t cursor)
+{
+    return cursor >> COUNT_BITS == job->number ? (uint32_t)cursor : 0;
+}
+
+/* Takes the next chunk of a share; false if there is none left. */
+static bool take_chunk(const mm_job *job, mm_cursor *cursor, const share *s, uint64_t *ret_begin,
+                       uint64_t *ret_end)
+{
+    uint64_t old = atomic_load_explicit(&cursor->at, memory_order_relaxed);
+    for (;;) {
+        uint32_t taken = n_taken(job, old);
+        if (taken >= s->n_chunks) return false;
+        uint64_t next = (uint64_t)job->number << COUNT_BITS | (taken + 1);
+        if (!atomic_compare_exchange_weak_explicit(&cursor->at, &old, next, memory_order_relaxed,
+                                                   memory_order_relaxed))
+            continue;
+        *ret_begin = s->begin + s->chunk * taken;
+        *ret_end = *ret_begin + s->chunk < s->end ? *ret_begin + s->chunk : s->end;
+        return true;
+    }
+}
+
+/* Of the threads at distances 1, 2, 4 ..., the one whose share has most chunks left; -1: none has
+ * any. So each thread has several helpers, and none looks at all others. */
+static int32_t most_left(const mm_job *job, const panel_row *r, int32_t thread, int32_t n_threads)
+{
+    int32_t most = -1;
+    uint32_t most_chunks = 0;
+    for (int32_t distance = 1; distance < n_threads; distance *= 2) {
+        int32_t other = (thread + distance) % n_threads;
+        share s = share_of(r, other, n_threads);
+        uint64_t at = atomic_load_explicit(&job->cursors[other].at, memory_order_relaxed);
+        uint32_t taken = n_taken(job, at);
+        if (taken >= s.n_chunks || s.n_chunks - taken <= most_chunks) continue;
+        most = other;
+        most_chunks = s.n_chunks - taken;
+    }
+    return most;
+}
+
+static void run_shares(const mm_job *job, int32_t thread, int32_t n_threads)
+{
+    panel_row r = panel_row_of(job);
+    share s = share_of(&r, thread, n_threads);
+    uint64_t begin, end;
+    if (!job->cursors) {
+        run_row(job, &r, s.begin, s.end);
+        return;
+    }
+    for (int32_t of = thread; of >= 0; of = most_left(job, &r, thread, n_threads)) {
+        s = share_of(&r, of, n_threads);
+        while (take_chunk(job, &job->cursors[of], &s, &begin, &end)) {
+            run_row(job, &r, begin, end);
+            if (of != thread) break; /* perhaps another one has more left now */
+        }
+    }
+}
+
 static void run_tasks(mm_job *job, int32_t n_threads)
 {
     uint64_t stride = mm_act_stride(mm_act_for(&job->w[0], job->exact), job->w[0].n_cols);
@@ -81,9 +184,24 @@ static void run_tasks(mm_job *job, int32_t n_threads)
     }
 }
 
+void mm_fetch_ahead(const mm_job *job, int32_t thread, int32_t n_threads)
+{
+    if (job->n_tokens > MM_FEW_TOKENS) return;
+    const panel_row r = panel_row_of(job);
+    uint64_t panel = share_of(&r, thread, n_threads).begin;
+    for (int32_t i = 0; i < r.n_entries; i++) {
+        if (panel < r.n[i]) {
+            const uint8_t *first = job->w[i].data + panel * job->w[i].panel_size;
+            for (int at = 0; at < FETCHED; at += LINE) __builtin_prefetch(first + at);
+            return;
+        }
+        panel -= r.n[i];
+    }
+}
+
 void mm_run(mm_job *job, int32_t thread, int32_t n_threads)
 {
-    if (job->n_tokens <= FEW_TOKENS) {
+    if (job->n_tokens <= MM_FEW_TOKENS) {
         run_shares(job, thread, n_threads);
     } else {
         run_tasks(job, n_threads);

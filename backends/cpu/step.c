@@ -11,7 +11,7 @@
 
 enum {
     ALIGN = 64,
-    SERIAL_WORK = 8192, /* elements: a step of up to this many is not worth a barrier */
+    SERIAL_WORK = 8192, /* elements: a step of up to this many is not worth sharing */
     FLAT_GRAIN = 1024,  /* elements that a thread takes at least */
 };
 
@@ -66,7 +66,8 @@ struct step {
         struct {
             mm_prologue prologue;
             const float *x;
-            void *act[2]; /* by mm_act; NULL: not wanted */
+            void *act[2];    /* by mm_act; NULL: not wanted */
+            uint8_t *own[2]; /* the first thread's own, where there are few tokens */
         } prepare;
         mm_job matmul;
         attn_job *attention;
@@ -81,6 +82,9 @@ struct sobre_exec {
     int32_t n_before_gather; /* steps that are run when no rows are wanted */
     attn_job *attentions;
     double *frequencies; /* of RoPE tables */
+    mm_cursor *cursors;  /* [threads] */
+    uint32_t n_products;
+    uint64_t own_size[2]; /* by mm_act: from one thread's own activations to the next one's */
     uint8_t *workspace;
     size_t workspace_size;
     /* This run: */
@@ -195,18 +199,53 @@ static int64_t rows_of(int64_t dim, const sobre_run *run)
     return dim == SOBRE_DIM_T ? run->n_cols : dim == SOBRE_DIM_R ? run->n_rows : dim;
 }
 
+static void prepare(const step *s, const sobre_exec *e, mm_act a, int64_t begin, int64_t end,
+                    void *ret_act)
+{
+    mm_act_prepare(e->device->mm, a, &s->u.prepare.prologue, s->u.prepare.x, s->width,
+                   (int32_t)rows_of(s->n_rows, e->run), (int32_t)begin, (int32_t)end, ret_act);
+}
+
 static void prepare_rows(const step *s, const sobre_exec *e, int64_t begin, int64_t end)
 {
-    int32_t n_tokens = (int32_t)rows_of(s->n_rows, e->run);
+    for (int a = 0; a < 2; a++)
+        if (s->u.prepare.act[a]) prepare(s, e, (mm_act)a, begin, end, s->u.prepare.act[a]);
+}
+
+/* --- Few tokens: rather than wait for the thread that prepares them, each prepares its own. */
+
+static uint8_t *own_act(const step *prepared, const sobre_exec *e, mm_act a, int32_t thread)
+{
+    return prepared->u.prepare.own[a] + e->own_size[a] * (uint64_t)thread;
+}
+
+static bool is_own(const step *s, const sobre_run *run)
+{
+    int64_t n_tokens = rows_of(s->n_rows, run);
+    return s->range == prepare_rows && n_tokens <= MM_FEW_TOKENS &&
+           n_tokens * s->width <= SERIAL_WORK;
+}
+
+static void prepare_own(const step *s, const sobre_exec *e, int32_t thread)
+{
     for (int a = 0; a < 2; a++)
         if (s->u.prepare.act[a])
-            mm_act_prepare(e->device->mm, (mm_act)a, &s->u.prepare.prologue, s->u.prepare.x,
-                           s->width, n_tokens, (int32_t)begin, (int32_t)end, s->u.prepare.act[a]);
+            prepare(s, e, (mm_act)a, 0, rows_of(s->n_rows, e->run),
+                    own_act(s, e, (mm_act)a, thread));
 }
 
 static void matmul_team(step *s, const sobre_exec *e, int32_t thread, int32_t n_threads)
 {
-    if (s->u.matmul.n_tokens > 0) mm_run(&s->u.matmul, thread, n_threads);
+    const step *prepared = s - 1;
+    if (s->u.matmul.n_tokens == 0) return;
+    if (!is_own(prepared, e->run)) {
+        mm_run(&s->u.matmul, thread, n_threads);
+        return;
+    }
+    mm_job job = s->u.matmul;
+    for (int32_t i = 0; i < job.n_weights; i++)
+        job.act[i] = own_act(prepared, e, mm_act_for(&job.w[i], job.exact), thread);
+    mm_run(&job, thread, n_threads);
 }
 
 static void append_team(step *s, const sobre_exec *e, int32_t thread, int32_t n_threads)
@@ -230,7 +269,24 @@ static int64_t units_of(const step *s, const sobre_run *run)
 /* One thread does it. */
 static bool is_serial(const step *s, const sobre_run *run)
 {
-    return !s->team && rows_of(s->n_rows, run) * s->width <= SERIAL_WORK;
+    return !s->team && !is_own(s, run) && rows_of(s->n_rows, run) * s->width <= SERIAL_WORK;
+}
+
+/* Must threads wait for each other before step i? */
+static bool must_wait(const sobre_exec *e, int32_t i)
+{
+    const step *s = &e->steps[i];
+    if (i == 0) return false;
+    if (s->layer != s[-1].layer) return true;
+    return !is_own(s - 1, e->run) && !(is_serial(s, e->run) && is_serial(s - 1, e->run));
+}
+
+/* Before a wait: what the thread will stream first may come meanwhile. */
+static void fetch_ahead(const sobre_exec *e, int32_t i, int32_t thread, int32_t n_threads)
+{
+    for (int32_t end = i + 2; i < end && i < e->n_run; i++)
+        if (e->steps[i].team == matmul_team)
+            mm_fetch_ahead(&e->steps[i].u.matmul, thread, n_threads);
 }
 
 static void walk(void *arg, int32_t thread, int32_t n_threads)
@@ -238,18 +294,20 @@ static void walk(void *arg, int32_t thread, int32_t n_threads)
     sobre_exec *e = arg;
     for (int32_t i = 0; i < e->n_run; i++) {
         step *s = &e->steps[i];
-        bool new_layer = i > 0 && s->layer != s[-1].layer, serial = is_serial(s, e->run);
-        if (new_layer && thread == 0 && e->run->cancelled &&
+        if (i > 0 && s->layer != s[-1].layer && thread == 0 && e->run->cancelled &&
             e->run->cancelled(e->run->cancelled_user))
             atomic_store_explicit(&e->stop_at, i, memory_order_relaxed);
-        if (i > 0 && (new_layer || !serial || !is_serial(s - 1, e->run))) {
+        if (must_wait(e, i)) {
+            fetch_ahead(e, i, thread, n_threads);
             pool_barrier(e->threads, thread);
             /* Thread 0 may already be at a later step: it stops there, not here. */
             if (atomic_load_explicit(&e->stop_at, memory_order_relaxed) <= i) return;
         }
         if (s->team) {
             s->team(s, e, thread, n_threads);
-        } else if (serial) {
+        } else if (is_own(s, e->run)) {
+            prepare_own(s, e, thread);
+        } else if (is_serial(s, e->run)) {
             if (thread == 0) s->range(s, e, 0, units_of(s, e->run));
         } else {
             int64_t begin, end;
@@ -273,6 +331,7 @@ sobre_status step_run(sobre_exec *e, const sobre_run *run)
         step *s = &e->steps[i];
         if (s->team == matmul_team) {
             s->u.matmul.n_tokens = (int32_t)rows_of(s->n_rows, run);
+            s->u.matmul.number = ++e->n_products;
             atomic_store_explicit(&s->u.matmul.next, 0, memory_order_relaxed);
         } else if (s->team == attend_team) {
             atomic_store_explicit(&s->u.attention->next, 0, memory_order_relaxed);
@@ -283,12 +342,14 @@ sobre_status step_run(sobre_exec *e, const sobre_run *run)
     return SOBRE_OK;
 }
 
-/* --- Workspace: prepared activations (by mm_act), attention's scratch, one RoPE table for all
- * nodes that turn alike. */
+/* --- Workspace: prepared activations (by mm_act), each thread's own of few tokens, attention's
+ * scratch, one RoPE table for all nodes that turn alike. */
 
 typedef struct workspace {
     uint64_t act[2], scratch, tables; /* sizes, each a multiple of ALIGN */
-    int32_t n_frequencies;            /* of all tables */
+    uint64_t own[2];                  /* a thread's */
+    int32_t n_threads;
+    int32_t n_frequencies; /* of all tables */
 } workspace;
 
 typedef struct rope_use {
@@ -361,7 +422,7 @@ static uint64_t table_size(const sobre_program *p, const sobre_rope_params *rope
 static sobre_status measure(sobre_device *d, const sobre_program *p, int32_t n_threads,
                             workspace *ret)
 {
-    workspace w = {0};
+    workspace w = {.n_threads = n_threads};
     for (int32_t n = 0; n < p->n_nodes; n++) {
         const sobre_node *node = &p->nodes[n];
         if (node->op == SOBRE_OP_MATMUL) {
@@ -373,7 +434,11 @@ static sobre_status measure(sobre_device *d, const sobre_program *p, int32_t n_t
                 uint64_t unused;
                 TRY(mm_layout(d->host, &desc, &mm, &unused));
                 mm_act act = mm_act_for(&mm, p->exact != 0);
-                if (!grow(mm_act_size(act, mm.n_cols, (int32_t)most_rows(p, x)), &w.act[act]))
+                int64_t n_rows = most_rows(p, x), n_own = SERIAL_WORK / mm.n_cols;
+                if (n_own > MM_FEW_TOKENS) n_own = MM_FEW_TOKENS;
+                if (n_own > n_rows) n_own = n_rows;
+                grow(mm_act_size(act, mm.n_cols, (int32_t)n_own), &w.own[act]);
+                if (!grow(mm_act_size(act, mm.n_cols, (int32_t)n_rows), &w.act[act]))
                     return fail(d->ctx, SOBRE_OUT_OF_MEMORY, "%s: a batch of it is too large",
                                 v->name);
             }
@@ -392,7 +457,8 @@ static sobre_status measure(sobre_device *d, const sobre_program *p, int32_t n_t
 
 static uint64_t workspace_total(const workspace *w)
 {
-    return w->act[0] + w->act[1] + w->scratch + w->tables;
+    return w->act[0] + w->act[1] + w->scratch + w->tables +
+           (w->own[0] + w->own[1]) * (uint64_t)w->n_threads;
 }
 
 sobre_status step_workspace_size(sobre_device *device, const sobre_program *program,
@@ -410,7 +476,7 @@ typedef struct compiler {
     sobre_exec *e;
     const sobre_program *p;
     workspace w;
-    uint8_t *act[2], *scratch, *tables; /* places in the workspace */
+    uint8_t *act[2], *own[2], *scratch, *tables; /* places in the workspace */
     double *frequencies;
     int32_t n_attentions;
     step **table_steps; /* [n_nodes]: the step that fills the table of the node's RoPE */
@@ -502,12 +568,14 @@ static sobre_status compile_matmul(compiler *c, const sobre_node *node, int32_t 
     job->n_weights = p->n_weights;
     job->exact = c->p->exact != 0;
     job->glu = p->glu;
+    job->cursors = c->e->cursors;
     job->residual = slot_at(c, node, SOBRE_MATMUL_RESIDUAL);
     for (int32_t i = 0; i < p->n_weights; i++) {
         int32_t w = node->in[SOBRE_MATMUL_W0 + 2 * i];
         TRY(weight_at(c, w, SOBRE_WEIGHT_MATMUL, &job->w[i]));
         mm_act act = mm_act_for(&job->w[i], job->exact);
         job->act[i] = prepare->u.prepare.act[act] = c->act[act];
+        prepare->u.prepare.own[act] = c->own[act];
         job->bias[i] = slot_at(c, node, SOBRE_MATMUL_B0 + 2 * i);
         if (i < node->n_out) job->out[i] = at(c, node->out[i]);
     }
@@ -662,8 +730,10 @@ static sobre_status compile_all(compiler *c)
     e->steps = mem_alloc(ctx, n_nodes, MAX_STEPS_PER_NODE * sizeof *e->steps);
     e->attentions = mem_alloc(ctx, n_nodes, sizeof *e->attentions);
     e->frequencies = mem_alloc(ctx, (size_t)c->w.n_frequencies, sizeof *e->frequencies);
+    e->cursors =
+        mem_alloc_aligned(ctx, (size_t)c->w.n_threads * sizeof *e->cursors, _Alignof(mm_cursor));
     c->table_steps = mem_alloc(ctx, n_nodes, sizeof *c->table_steps);
-    if (!e->steps || !e->attentions || !e->frequencies || !c->table_steps)
+    if (!e->steps || !e->attentions || !e->frequencies || !e->cursors || !c->table_steps)
         return SOBRE_OUT_OF_MEMORY;
     if (size > 0) {
         e->workspace = mem_pages_alloc(ctx, size, false);
@@ -673,6 +743,9 @@ static sobre_status compile_all(compiler *c)
         c->act[1] = c->act[0] + c->w.act[0];
         c->scratch = c->act[1] + c->w.act[1];
         c->tables = c->scratch + c->w.scratch;
+        c->own[0] = c->tables + c->w.tables;
+        c->own[1] = c->own[0] + c->w.own[0] * (uint64_t)c->w.n_threads;
+        memcpy(e->own_size, c->w.own, sizeof e->own_size);
     }
     c->frequencies = e->frequencies;
     for (int32_t n = 0; n < c->p->n_nodes; n++)
@@ -703,6 +776,7 @@ void step_free(sobre_exec *e)
     if (!e) return;
     sobre_context *ctx = e->device->ctx;
     if (e->workspace) mem_pages_free(ctx, e->workspace, e->workspace_size);
+    mem_free(ctx, e->cursors);
     mem_free(ctx, e->frequencies);
     mem_free(ctx, e->attentions);
     mem_free(ctx, e->steps);
