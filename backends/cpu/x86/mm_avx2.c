@@ -14,8 +14,19 @@
 #define MM_ISA_TOKENS    MM_MAX_TOKENS
 #define MM_TILE_SIZES(X) X(1) X(2) X(3) X(4)
 
-/* Keeps the compiler from gathering products in registers that it does not have. */
-#define PIN(v) __asm__("" : "+x"(v))
+/* sum + more, in place: compilers would gather products in registers that they do not have, and
+ * move sums about. */
+static inline __m256i add16(__m256i sum, __m256i more)
+{
+    __asm__("vpaddw %1, %0, %0" : "+x"(sum) : "x"(more));
+    return sum;
+}
+
+static inline __m256i add32(__m256i sum, __m256i more)
+{
+    __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(more));
+    return sum;
+}
 
 static inline __m256i broadcast4(const void *from)
 {
@@ -160,17 +171,25 @@ static inline MM_INLINED __m256 add_block(const mm_kind_info *kind, __m256 d, __
     return _mm256_fmadd_ps(_mm256_mul_ps(m, dx), _mm256_cvtepi32_ps(more), acc);
 }
 
+/* A block that tiles go through, and where its activations are in a row. */
+typedef struct tile_block {
+    const wide_block *w;
+    int64_t at;
+} tile_block;
+
 /* acc [n][16] += n_blocks blocks times n tokens. */
-static inline MM_INLINED void tile_dots(const mm_kind_info *kind, const int n, const wide_block *w,
-                                        int32_t n_blocks, const mm_act_block *const *tokens,
-                                        float *acc)
+static inline MM_INLINED void tile_dots(const mm_kind_info *kind, const int n,
+                                        const tile_block *blocks, int32_t n_blocks,
+                                        const mm_act_block *const *tokens, float *acc)
 {
     const int fold = fold_of(kind), per_group = kind->group / 4;
     const int n_v = fold == MM_STEPS || fold == 0 ? 2 : 1; /* row halves that registers hold */
     const __m256i ones = _mm256_set1_epi16(1);
-    const mm_act_block *x[MM_TILE];
-    for (int t = 0; t < n; t++) x[t] = tokens[t];
-    for (const wide_block *end = w + n_blocks; w < end; w++) {
+    for (int32_t i = 0; i < n_blocks; i++) {
+        const wide_block *w = blocks[i].w;
+        const mm_act_block *x[MM_TILE];
+        MM_UNROLL(4)
+        for (int t = 0; t < n; t++) x[t] = tokens[t] + blocks[i].at;
         MM_UNROLL(2)
         for (int v0 = 0; v0 < 2; v0 += n_v) {
             __m256i dot[MM_TILE][2], narrow[MM_TILE][2];
@@ -194,17 +213,14 @@ static inline MM_INLINED void tile_dots(const mm_kind_info *kind, const int n, c
                         __m256i sum;
                         if (fold > 0) {
                             sum = _mm256_maddubs_epi16(ws[v], xt);
-                            if (s % fold > 0) sum = _mm256_add_epi16(narrow[t][v], sum);
+                            if (s % fold > 0) sum = add16(narrow[t][v], sum);
                             narrow[t][v] = sum;
-                            PIN(narrow[t][v]);
-                            sum = narrow[t][v];
                             if (s % fold < fold - 1) continue;
                         } else {
                             sum = _mm256_maddubs_epi16(ws[v], _mm256_sign_epi8(xt, sign[v]));
                         }
                         sum = _mm256_madd_epi16(sum, factor[v]);
-                        dot[t][v] = s < fold || s == 0 ? sum : _mm256_add_epi32(dot[t][v], sum);
-                        PIN(dot[t][v]);
+                        dot[t][v] = s < fold || s == 0 ? sum : add32(dot[t][v], sum);
                     }
                 }
             }
@@ -220,62 +236,65 @@ static inline MM_INLINED void tile_dots(const mm_kind_info *kind, const int n, c
                 }
             }
         }
-        MM_UNROLL(4)
-        for (int t = 0; t < n; t++) x[t]++;
     }
 }
 
-/* n <= 4 tokens; two kernels do for all n. */
-typedef void (*tile_fn)(const wide_block *w, int32_t n_blocks, const mm_act_block *const *tokens,
-                        float *acc);
+typedef void (*tile_fn)(const tile_block *blocks, int32_t n_blocks,
+                        const mm_act_block *const *tokens, float *acc);
 
-static void run_tile(const tile_fn *tiles, const wide_block *w, int32_t n_blocks,
+/* n <= 4 tokens: two kernels, of 2 and 4, do for all n. */
+static void run_tile(const tile_fn *tiles, const tile_block *blocks, int32_t n_blocks,
                      const mm_act_block *x, int64_t x_stride, int32_t n, float *acc)
 {
     const mm_act_block *tokens[MM_TILE];
     for (int t = 0; t < MM_TILE; t++) tokens[t] = x + (t < n ? t : n - 1) * x_stride;
     if (n % 2 == 0) {
-        tiles[n == 4](w, n_blocks, tokens, acc);
+        tiles[n == 4](blocks, n_blocks, tokens, acc);
         return;
     }
     float part[MM_TILE * MM_PANEL] = {0};
     memcpy(part, acc, (size_t)n * MM_PANEL * sizeof(float));
-    tiles[n > 2](w, n_blocks, tokens, part);
+    tiles[n > 2](blocks, n_blocks, tokens, part);
     memcpy(acc, part, (size_t)n * MM_PANEL * sizeof(float));
 }
 
 enum { CHUNK = 24 }; /* blocks of a panel that stay in the first cache */
 
+/* A panel is widened chunk by chunk, refined blocks last, and each chunk goes through all tokens.
+ */
 static inline MM_INLINED void q8_tokens(const mm_kind_info *kind, const tile_fn *tiles,
                                         const uint8_t *panel, int64_t n_units,
                                         const mm_act_block *x, int64_t x_stride, int32_t n_tokens,
                                         const mm_fine_tile *fine, float *ret)
 {
     wide_block wide[CHUNK];
+    tile_block blocks[CHUNK], chosen[CHUNK];
     const int per_unit = kind->unit / MM_BLOCK;
-    const int64_t n_blocks = n_units * per_unit;
-    const int64_t n_chunks = (n_blocks + CHUNK - 1) / CHUNK;
+    const int64_t n_blocks = n_units * per_unit, n_chunks = (n_blocks + CHUNK - 1) / CHUNK;
     const int64_t chunk = (n_blocks + n_chunks - 1) / n_chunks;
     memset(ret, 0, (size_t)n_tokens * MM_PANEL * sizeof(float));
-    for (int64_t b = 0; b < n_blocks; b += chunk) {
-        const int32_t n = (int32_t)(n_blocks - b < chunk ? n_blocks - b : chunk);
+    for (int64_t begin = 0, end; begin < n_blocks + fine->n; begin = end) {
+        const int64_t refined = begin - n_blocks,
+                      limit = refined < 0 ? n_blocks : n_blocks + fine->n;
+        end = begin + chunk < limit ? begin + chunk : limit;
+        const int32_t n = (int32_t)(end - begin);
         for (int32_t i = 0; i < n; i++) {
-            widen(kind, panel + (b + i) / per_unit * kind->unit_size, (int)((b + i) % per_unit),
-                  &wide[i]);
+            const int64_t b = refined < 0 ? begin + i : fine->block[refined + i];
+            widen(kind, panel + b / per_unit * kind->unit_size, (int)(b % per_unit), &wide[i]);
+            blocks[i] = chosen[i] = (tile_block){&wide[i], b};
         }
         for (int32_t t = 0; t < n_tokens; t += MM_TILE) {
-            const int32_t left = n_tokens - t < MM_TILE ? n_tokens - t : MM_TILE;
-            run_tile(tiles, wide, n, x + t * x_stride + b, x_stride, left, ret + t * MM_PANEL);
-        }
-    }
-    for (int32_t i = 0; i < fine->n; i++) {
-        const int32_t b = fine->block[i];
-        widen(kind, panel + b / per_unit * kind->unit_size, b % per_unit, wide);
-        for (int32_t t = 0; t < n_tokens; t += MM_TILE) {
-            if (!(fine->fours[i] >> t / MM_TILE & 1)) continue;
-            const int32_t left = n_tokens - t < MM_TILE ? n_tokens - t : MM_TILE;
-            run_tile(tiles, wide, 1, fine->rest + t * x_stride + b, x_stride, left,
-                     ret + t * MM_PANEL);
+            const mm_act_block *xt = (refined < 0 ? x : fine->rest) + t * x_stride;
+            int32_t n_chosen = n;
+            if (refined >= 0) {
+                n_chosen = 0;
+                for (int32_t i = 0; i < n; i++) {
+                    if (fine->fours[refined + i] >> t / 4 & 1) chosen[n_chosen++] = blocks[i];
+                }
+                if (n_chosen == 0) continue;
+            }
+            run_tile(tiles, chosen, n_chosen, xt, x_stride,
+                     n_tokens - t < MM_TILE ? n_tokens - t : MM_TILE, ret + t * MM_PANEL);
         }
     }
 }
@@ -313,18 +332,21 @@ static inline MM_INLINED void q8_panels(const mm_kind_info *kind, const uint8_t 
                                         int32_t n_panels, int64_t n_units, const mm_act_block *x,
                                         const mm_fine_tile *fine, float *ret, int64_t ret_stride)
 {
-    enum { LINE = 64, AHEAD = 20 * LINE };
+    enum { LINE = 64 };
+    /* The high plane of a large unit is far behind what else a block reads. */
+    const int behind = kind->high > 0 && kind->unit > MM_UNIT ? kind->unit_size / LINE * LINE : 0;
+    const int ahead = 20 * LINE + behind;
     const int per_unit = kind->unit / MM_BLOCK;
     for (int32_t p = 0; p < n_panels; p++, ret += ret_stride) {
         const uint8_t *unit = panel;
         const mm_act_block *xu = x;
         __m256 acc[2] = {vf_zero(), vf_zero()};
         for (int64_t u = 0; u < n_units; u++, unit += kind->unit_size, xu += per_unit) {
-            MM_UNROLL(8)
+            MM_UNROLL(1) /* processors learn strides from few loads, not from many */
             for (int b = 0; b < per_unit; b++) {
                 const int begin = kind->unit_size * b / per_unit / LINE * LINE;
                 const int end = kind->unit_size * (b + 1) / per_unit / LINE * LINE;
-                for (int at = begin; at < end; at += LINE) __builtin_prefetch(unit + AHEAD + at);
+                for (int at = begin; at < end; at += LINE) __builtin_prefetch(unit + ahead + at);
                 MM_UNROLL(2)
                 for (int v = 0; v < 2; v++) {
                     acc[v] = stream_block(kind, unit, b, 8 * v, xu + b, acc[v]);
@@ -344,15 +366,15 @@ static inline MM_INLINED void q8_panels(const mm_kind_info *kind, const uint8_t 
 }
 
 #define X(id, name)                                                                              \
-    static void tile2_##name(const wide_block *w, int32_t n_blocks,                              \
+    static void tile2_##name(const tile_block *blocks, int32_t n_blocks,                         \
                              const mm_act_block *const *tokens, float *acc)                      \
     {                                                                                            \
-        tile_dots(&mm_kinds[MM_KIND_##id], 2, w, n_blocks, tokens, acc);                         \
+        tile_dots(&mm_kinds[MM_KIND_##id], 2, blocks, n_blocks, tokens, acc);                    \
     }                                                                                            \
-    static void tile4_##name(const wide_block *w, int32_t n_blocks,                              \
+    static void tile4_##name(const tile_block *blocks, int32_t n_blocks,                         \
                              const mm_act_block *const *tokens, float *acc)                      \
     {                                                                                            \
-        tile_dots(&mm_kinds[MM_KIND_##id], 4, w, n_blocks, tokens, acc);                         \
+        tile_dots(&mm_kinds[MM_KIND_##id], 4, blocks, n_blocks, tokens, acc);                    \
     }                                                                                            \
     static void q8_##name(const uint8_t *panel, int64_t n_units, const mm_act_block *x,          \
                           int64_t x_stride, int32_t n_tokens, const mm_fine_tile *fine,          \
