@@ -26,6 +26,6 @@ check:
 	@./scripts/check.sh
 
 clean:
-	rm -rf build build-san build-tsan
+	rm -rf build build-san build-tsan build-arm64
 
 .PHONY: run build check clean

@@ -3,11 +3,11 @@
 # arm64-sysroot.sh: prints a Meson cross file for 64-bit Arm, whose programs run in qemu. What they
 # link comes in Debian packages of that architecture, which apt fetches from the system's own
 # sources into the user's cache and which are unpacked there: nothing is installed, the system stays
-# without a foreign architecture, and nobody has to be root. Where it cannot be had, says why and
-# exits with 77.
+# without a foreign architecture, and nobody has to be root. Where it cannot be had, prints why
+# instead and exits with 77.
 set -eu
 skip() {
-    echo "$1" >&2
+    echo "$1"
     exit 77
 }
 triple=aarch64-linux-gnu

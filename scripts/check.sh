@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # check.sh: sets up, builds and tests everything: a release build, one with the address and
-# undefined-behaviour sanitizers, and what has threads with the thread sanitizer. The last line is
+# undefined-behaviour sanitizers, what has threads with the thread sanitizer, and the CPU backend for
+# 64-bit Arm, emulated. The last line is
 # "N passed, N failed, N skipped" over all of them.
 # GOLDEN=folder: the tests also use the full golden data there.
 # INTEL_OPENCL=1: the OpenCL backend is tested on Intel's runtime, too, which is fetched and is under
@@ -40,15 +41,28 @@ export ASAN_OPTIONS=detect_leaks=1:halt_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 run build-san
 
+set -- build build-san
 if tsan_works >/dev/null 2>&1; then
     ./scripts/build.sh build-tsan tests/test_pool $options $sanitized -Db_sanitize=thread
     ./scripts/build.sh build-tsan tests/test_session
     ./scripts/build.sh build-tsan tests/test_model
     export TSAN_OPTIONS=halt_on_error=1
     run build-tsan pool session model
-    python3 scripts/summarise.py build build-san build-tsan || status=1
+    set -- "$@" build-tsan
 else
-    python3 scripts/summarise.py build build-san \
-        --skip "build-tsan: the thread sanitizer does not work here" || status=1
+    set -- "$@" --skip "build-tsan: the thread sanitizer does not work here"
 fi
+
+# What the instruction sets of 64-bit Arm have a part in, emulated; elsewhere build/ is for them.
+if [ "$(uname -m)" != aarch64 ]; then
+    if cross=$(./scripts/arm64-sysroot.sh); then
+        ./scripts/build.sh build-arm64 cpu-tests -Dtests=enabled -Dcli=false -Dopencl=disabled \
+            -Dcuda=disabled --cross-file "$cross"
+        run build-arm64 os quant mm cpu pool kv session model ops_rows ops_products ops_attention
+        set -- "$@" build-arm64
+    else
+        set -- "$@" --skip "build-arm64: $cross"
+    fi
+fi
+python3 scripts/summarise.py "$@" || status=1
 exit $status

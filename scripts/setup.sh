@@ -26,6 +26,8 @@ test|has python3|python3|Python 3
 test|library cmocka|libcmocka-dev|cmocka
 test|has g++|g++|a C++ compiler
 test?|has x86_64-w64-mingw32-gcc|gcc-mingw-w64-x86-64|MinGW-w64
+test?|has aarch64-linux-gnu-gcc|gcc-aarch64-linux-gnu|a compiler for 64-bit Arm
+test?|has qemu-aarch64|qemu-user|QEMU for programs
 test?|has clang-format|clang-format|clang-format 14
 test?|header simde/x86/avx512.h|libsimde-dev|SIMDe
 test?|ls /etc/OpenCL/vendors/pocl.icd|pocl-opencl-icd|PoCL

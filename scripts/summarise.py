@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""summarise.py BUILD_DIR... [--skip REASON]: what the tests of these builds came to, from Meson's
-logs, with one more skip if there is a reason.
+"""summarise.py BUILD_DIR... [--skip REASON]...: what the tests of these builds came to, from Meson's
+logs, with one more skip for each reason.
 
 Prints each failed test, each skipped one with its reason, and the totals. A test that skips, or a
 part of one, says so on a line that begins with "SKIP:".
@@ -13,7 +13,7 @@ import sys
 passed = failed = skipped = 0
 notes = []
 folders = sys.argv[1:]
-if "--skip" in folders:
+while "--skip" in folders:
     at = folders.index("--skip")
     notes.append(f"skipped {folders[at + 1]}")
     skipped += 1

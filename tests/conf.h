@@ -19,8 +19,9 @@
 
 #include "rig.h"
 
-/* Which cases run: the smallest, for simulators; usual ones and smaller; all, which are timed. */
-typedef enum conf_size { CONF_TINY, CONF_USUAL, CONF_LARGE } conf_size;
+/* Which cases run: the smallest, for simulators; small ones, for emulated processors; usual ones;
+ * all, which are timed. */
+typedef enum conf_size { CONF_TINY, CONF_SMALL, CONF_USUAL, CONF_LARGE } conf_size;
 
 enum { CONF_NAME_SIZE = 160 };
 

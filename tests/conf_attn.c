@@ -460,11 +460,20 @@ void attn_eval(rig *r, const attn_case *c, const attn_data *d, const sobre_node 
 
 /* --- Cases */
 
+/* By what the definition takes to evaluate. */
+static conf_size attn_size(const attn_case *a)
+{
+    const int64_t small = 1 << 25;
+    int64_t work = 0;
+    for (int32_t s = 0; s < a->n_seqs; s++) work += (int64_t)a->lengths[s] * a->lengths[s];
+    work *= (int64_t)a->p.n_head * (a->p.head_dim + a->p.head_dim_v);
+    return a->is_tiny ? CONF_TINY : work <= small ? CONF_SMALL : CONF_USUAL;
+}
+
 static void attn_check(conf *c, const attn_case *a, const attn_cut *cut)
 {
     attn_last last;
-    if (!conf_begin(c, a->is_tiny ? CONF_TINY : CONF_USUAL, attn_cols(a, cut), 0,
-                    "attention %s, %s", a->name,
+    if (!conf_begin(c, attn_size(a), attn_cols(a, cut), 0, "attention %s, %s", a->name,
                     cut->tail    ? "then one by one"
                     : cut->chunk ? "in chunks"
                                  : "at once"))

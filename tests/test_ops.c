@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Every operation on every backend against its definition in double precision:
- * test_ops [rows|products|attention] [--tiny] [--bench [PART]]
+ * test_ops [rows|products|attention] [--tiny|--small] [--bench [PART]]
  *
  * SOBRE_TEST_DEVICES names the devices (tests/rig.h). --tiny runs the smallest cases only, without
  * poison, for simulators that see what nobody wrote. --bench adds large cases and times all whose
@@ -79,6 +79,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--tiny")) {
             size = CONF_TINY;
+        } else if (!strcmp(argv[i], "--small")) {
+            size = CONF_SMALL;
         } else if (!strcmp(argv[i], "--bench")) {
             size = CONF_LARGE;
             if (i + 1 < argc) filter = argv[++i];

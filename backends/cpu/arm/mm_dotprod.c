@@ -6,7 +6,7 @@
 #define MM_ISA           SOBRE_CPU_DOTPROD
 #define MM_ISA_KERNELS   mm_kernels_dotprod
 #define MM_TILE          4
-#define MM_TILE_SIZES(X) X(1) X(2) X(3) X(4)
+#define MM_TILE_SIZES(X) X(1) X(2) X(4)
 
 #include "mm_neon.h"
 

@@ -7,7 +7,7 @@
 #define MM_ISA           SOBRE_CPU_I8MM
 #define MM_ISA_KERNELS   mm_kernels_i8mm
 #define MM_TILE          4
-#define MM_TILE_SIZES(X) X(1) X(2) X(3) X(4)
+#define MM_TILE_SIZES(X) X(1) X(2) X(4)
 
 #include "mm_neon.h"
 

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What products with DOTPROD and with I8MM share. Both multiply signed bytes, so weights lose their
- * bias before they are multiplied, or the dot starts from what undoes it where there is such an
- * integer. The including file defines MM_TILE before, and behind it the functions
- * that are declared here.
+ * What products with DOTPROD and with I8MM share. Both multiply signed bytes: weights lose their
+ * bias before, or the dot starts from what undoes it where there is such an integer. The including
+ * file defines MM_TILE before this one, and behind it the functions that are declared here.
  */
 #include "mm_kernels.h"
 #include "vmath_neon.h"
@@ -80,10 +79,10 @@ static inline MM_INLINED vi sign_extended(vi byte)
     return vi_sra(vi_sll(byte, 24), 24);
 }
 
-/* Rows 4v .. 4v + 3 of neon_block(). */
-static inline MM_INLINED void neon_rows(const mm_kind_info *kind, const int n, const uint8_t *unit,
-                                        const int block, const int v, const mm_act_block *x,
-                                        int64_t x_stride, vf (*acc)[MM_PANEL / VF_N])
+/* acc [n][v] += rows 4v .. 4v + 3 of a block times n tokens, whose blocks x are. */
+static inline MM_INLINED void block_rows(const mm_kind_info *kind, const int n, const uint8_t *unit,
+                                         const int block, const int v, const mm_act_block *x,
+                                         int64_t x_stride, vf (*acc)[MM_PANEL / VF_N])
 {
     const int n_groups = MM_BLOCK / kind->group, lane = v * VF_N;
     const uint8_t *low = unit + kind->low_at + (block * kind->low * MM_PANEL + lane) * 4;
@@ -146,22 +145,15 @@ static inline MM_INLINED void neon_rows(const mm_kind_info *kind, const int n, c
     }
 }
 
-/* acc [n][16 rows] += block `block` of a unit times n tokens; x is theirs from that block on. */
-static inline MM_INLINED void neon_block(const mm_kind_info *kind, const int n, const uint8_t *unit,
+/* What mm_vf_q8.h asks for. */
+static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, const uint8_t *unit,
                                          const int block, const mm_act_block *x, int64_t x_stride,
                                          vf (*acc)[MM_PANEL / VF_N])
 {
     MM_UNROLL(4)
     for (int v = 0; v < MM_PANEL / VF_N; v++) {
-        neon_rows(kind, n, unit, block, v, x, x_stride, acc);
+        block_rows(kind, n, unit, block, v, x + block, x_stride, acc);
     }
-}
-
-static inline MM_INLINED void group_dots(const mm_kind_info *kind, const int n, const uint8_t *unit,
-                                         const int group, const mm_act_block *x, int64_t x_stride,
-                                         vf (*acc)[MM_PANEL / VF_N])
-{
-    neon_block(kind, n, unit, group, x + group, x_stride, acc);
 }
 
 static inline int32_t vi_largest(vi a)
