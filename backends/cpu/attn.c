@@ -281,6 +281,12 @@ static uint8_t *head_at(const attn_job *job, const sobre_run_seq *seq, int32_t p
     return k;
 }
 
+/* Few rows wait for memory: what they read next comes meanwhile. */
+static void fetch(const void *items, uint64_t size)
+{
+    for (uint64_t i = 0; i < size; i += 64) __builtin_prefetch((const uint8_t *)items + i, 0, 2);
+}
+
 /* What the tile sees of one page, added to `sum`. */
 static void tile_page(const attn_job *job, const tile *t, int32_t page, const workspace *w,
                       const tile_sum *sum)
@@ -297,6 +303,8 @@ static void tile_page(const attn_job *job, const tile *t, int32_t page, const wo
         kernels->unpack_k(k, p->head_dim, begin, end, w->wide);
         kernels = job->wide;
         k = w->wide;
+    } else {
+        fetch(v, dims_size(job->type, n_dims));
     }
     kernels->scores(w->q, t->n_rows, k, p->head_dim, begin, end, w->s);
     for (int32_t r = 0; r < t->n_rows; r++) {
@@ -323,6 +331,10 @@ static void tile_page(const attn_job *job, const tile *t, int32_t page, const wo
     if (unpacks) {
         job->kernels->unpack_v(v, n_dims, begin, end, w->wide);
         v = w->wide;
+    } else if ((page + 1) * PAGE < t->end[t->n_rows - 1]) {
+        uint8_t *next_v;
+        fetch(head_at(job, t->seq, page + 1, t->kv_head, &next_v),
+              dims_size(job->type, p->head_dim));
     }
     tile_values(job, t, first, w->s, kernels, v, sum->o);
 }
