@@ -286,6 +286,16 @@ static inline MM_INLINED vnni_tile_fn *vnni_tile_of(const vnni_form form)
     return form.has_min ? tile_minima : tile_plain;
 }
 
+/* Panels lie one behind the other: one stream, fetched further ahead than processors do by
+ * themselves, and on into the panels that come next. */
+static inline MM_INLINED void vnni_fetch(const mm_kind_info *kind, const uint8_t *panel,
+                                         int64_t block)
+{
+    enum { LINE = 64, AHEAD = 20 * LINE };
+    const int size = kind->unit_size * MM_BLOCK / kind->unit;
+    for (int at = 0; at < size; at += LINE) __builtin_prefetch(panel + block * size + AHEAD + at);
+}
+
 static inline MM_INLINED void vnni_widen_rows(const mm_kind_info *kind, const uint8_t *panel,
                                               int64_t block, vnni_block *ret)
 {
@@ -299,6 +309,7 @@ static inline MM_INLINED void vnni_widen_rows(const mm_kind_info *kind, const ui
     }
 }
 
+/* A panel times n_tokens: blocks are widened a chunk at a time, then used for all tiles. */
 static inline MM_INLINED void vnni_tokens(const mm_kind_info *kind, const uint8_t *panel,
                                           int64_t n_units, const mm_act_block *x, int64_t x_stride,
                                           int32_t n_tokens, const mm_fine_tile *fine, float *ret)
@@ -316,6 +327,7 @@ static inline MM_INLINED void vnni_tokens(const mm_kind_info *kind, const uint8_
         const int fours = refined ? fine->fours[b - n_blocks] : -1;
         const mm_act_block *xb = (refined ? fine->rest : x) + first;
         for (int64_t i = 0; i < n; i++) {
+            vnni_fetch(kind, panel, first + i);
             vnni_widen_rows(kind, panel, first + i, &wide[i * VNNI_VECTORS]);
         }
         for (int32_t t = 0; t < n_tokens; t += MM_TILE, xb += MM_TILE * x_stride) {
@@ -327,17 +339,15 @@ static inline MM_INLINED void vnni_tokens(const mm_kind_info *kind, const uint8_
     }
 }
 
-/* One token and neighbouring panels: one stream, fetched further ahead than processors do by
- * themselves, and on into the panels that come next. */
+/* One token and neighbouring panels, whose weights stay in registers. */
 static inline MM_INLINED void vnni_stream(const mm_kind_info *kind, const uint8_t *panels,
                                           int32_t n_panels, int64_t n_units, const mm_act_block *x,
                                           const mm_fine_tile *fine, float *ret, int64_t ret_stride)
 {
-    enum { LINE = 64, AHEAD = 20 * LINE };
-    const int per_unit = kind->unit / MM_BLOCK, block_size = kind->unit_size / per_unit;
+    const int per_unit = kind->unit / MM_BLOCK;
     const int64_t n_blocks = n_units * per_unit;
     vnni_form form = vnni_form_of(kind);
-    if (form.bias > 0 && form.bias != 8 && form.bias != 16) form.bias = 128;
+    if (form.bias > 0 && form.bias != 8 && form.bias != 16) form.bias = 128; /* offsets there are */
     for (int32_t p = 0; p < n_panels; p++, panels += n_units * kind->unit_size, ret += ret_stride) {
         vf acc[VNNI_VECTORS];
         for (int v = 0; v < VNNI_VECTORS; v++) acc[v] = vf_zero();
@@ -346,9 +356,7 @@ static inline MM_INLINED void vnni_stream(const mm_kind_info *kind, const uint8_
             const mm_act_block *xb = (i < n_blocks ? x : fine->rest) + b;
             const uint8_t *unit = panels + b / per_unit * kind->unit_size;
             const int block = (int)(b % per_unit);
-            for (int at = 0; at < block_size; at += LINE) {
-                __builtin_prefetch(unit + block * block_size + AHEAD + at);
-            }
+            vnni_fetch(kind, panels, b);
             MM_UNROLL(2)
             for (int v = 0; v < VNNI_VECTORS; v++) {
                 vnni_block wide;
