@@ -10,6 +10,9 @@
  * and either what mm_vf_q8.h asks for, or
  *     MM_ISA_TOKENS               tokens in an int8 product
  *     q8_*, q8_stream_*           int8 products of all kinds
+ * It may define, so that weights need not be decoded in plain C,
+ *     MM_COLUMNS(kind, unit, block, step, lane)
+ *                                 bytes of columns 4 step ... of a block, as products have them
  */
 
 enum { ROW_VECTORS = MM_PANEL / VF_N, BLOCK_VECTORS = MM_BLOCK / VF_N };
@@ -31,6 +34,70 @@ static void decode_bf16(const uint8_t *panel, int64_t col, int32_t n_cols, float
         vf_store(ret + i, vf_load_bf16(from + i));
     }
 }
+
+#ifdef MM_COLUMNS
+
+/* Signed bytes, or nibbles of them, as floats. */
+static inline vf load_codes(const uint8_t *from, int shift, int mask)
+{
+    float codes[VF_N];
+    for (int i = 0; i < VF_N; i++) codes[i] = (float)((int8_t)from[i] >> shift & mask);
+    return vf_load(codes);
+}
+
+/* A group's d and m with their codes: VF_N rows. */
+static inline MM_INLINED void load_scales(const mm_kind_info *kind, const uint8_t *unit, int group,
+                                          int lane, vf *ret_d, vf *ret_m)
+{
+    const uint16_t *d = (const uint16_t *)unit + (kind->codes ? 0 : group) * MM_PANEL + lane;
+    const uint8_t *codes = unit + kind->codes_at + group * MM_PANEL + lane;
+    const uint8_t *minima = unit + kind->minima_at + group * MM_PANEL + lane;
+    *ret_d = kind->wide_scale ? vf_load_bf16(d) : vf_load_f16(d);
+    *ret_m = kind->has_min ? vf_load_f16(d + kind->m_at / 2) : vf_zero();
+    if (kind->codes == MM_CODES_MIN_HALF) {
+        *ret_d = vf_mul(*ret_d, load_codes(codes, 0, 15));
+        *ret_m = vf_mul(*ret_m, load_codes(codes, 4, 15));
+    } else if (kind->codes) {
+        *ret_d = vf_mul(*ret_d, load_codes(codes, 0, -1));
+        if (kind->has_min) *ret_m = vf_mul(*ret_m, load_codes(minima, 0, 255));
+    }
+}
+
+/* A lane of 32 bits is a row, so each of its bytes is a column. */
+static inline MM_INLINED void decode_quant(const mm_kind_info *kind, const uint8_t *panel,
+                                           int64_t col, float *ret)
+{
+    const uint8_t *unit = panel + col / kind->unit * kind->unit_size;
+    const int first = (int)(col % kind->unit) / MM_BLOCK;
+    const vi mask = vi_set1(255), bias = vi_set1(kind->bias);
+    for (int block = first; block < first + MM_UNIT / MM_BLOCK; block++) {
+        for (int lane = 0; lane < MM_PANEL; lane += VF_N) {
+            vf d, m;
+            MM_UNROLL(8)
+            for (int s = 0; s < MM_STEPS; s++) {
+                const int at = block * MM_BLOCK + 4 * s;
+                float *to = ret + (at - first * MM_BLOCK) * MM_PANEL + lane;
+                if (at % kind->group == 0) load_scales(kind, unit, at / kind->group, lane, &d, &m);
+                vi bytes = MM_COLUMNS(kind, unit, block, s, lane);
+                for (int j = 0; j < 4; j++, to += MM_PANEL) {
+                    const vf y = vf_mul(d, vf_from_vi(vi_sub(vi_and(bytes, mask), bias)));
+                    vf_store(to, kind->has_min ? vf_add(y, m) : y);
+                    bytes = vi_srl(bytes, 8);
+                }
+            }
+        }
+    }
+}
+
+#define X(id, name)                                                                          \
+    static void decode_##name(const uint8_t *panel, int64_t col, int32_t n_cols, float *ret) \
+    {                                                                                        \
+        decode_quant(&mm_kinds[MM_KIND_##id], panel, col, ret);                              \
+    }
+MM_QUANT_KINDS(X)
+#undef X
+
+#endif
 
 /* --- Products */
 
@@ -340,7 +407,14 @@ const mm_kernels MM_ISA_KERNELS = {
 #define X(kind, name) [MM_KIND_##kind] = q8_stream_##name,
     .q8_stream = {MM_QUANT_KINDS(X)},
 #undef X
-    .decode = {[MM_KIND_F16] = decode_f16, [MM_KIND_BF16] = decode_bf16},
+    .decode = {[MM_KIND_F16] = decode_f16,
+               [MM_KIND_BF16] = decode_bf16,
+#ifdef MM_COLUMNS
+#define X(kind, name) [MM_KIND_##kind] = decode_##name,
+               MM_QUANT_KINDS(X)
+#undef X
+#endif
+    },
     .f32_tokens = f32_tokens,
     .f32_stream = {[MM_KIND_F16] = f32_stream_f16,
                    [MM_KIND_BF16] = f32_stream_bf16,

@@ -12,6 +12,7 @@
 #define MM_ISA_KERNELS   mm_kernels_avx2
 #define MM_TILE          4
 #define MM_ISA_TOKENS    MM_MAX_TOKENS
+#define MM_COLUMNS       columns
 #define MM_TILE_SIZES(X) X(1) X(2) X(3) X(4)
 
 /* sum + more, in place: compilers would gather products in registers that they do not have, and
@@ -35,7 +36,7 @@ static inline __m256i broadcast4(const void *from)
     return _mm256_set1_epi32(v);
 }
 
-/* Columns 4 step .. 4 step + 3 of 8 rows of a block, not yet without their bias. */
+/* Columns 4 step .. 4 step + 3 of 8 rows of a block, with their bias. */
 static inline MM_INLINED __m256i columns(const mm_kind_info *kind, const uint8_t *unit, int block,
                                          int step, int lane)
 {
