@@ -124,14 +124,14 @@ static inline MM_INLINED void f32_tile(const int n, const float *w, int32_t k, c
     vf sum[MM_TILE][ROW_VECTORS];
     MM_UNROLL(8)
     for (int t = 0; t < n; t++) {
-        MM_UNROLL(2)
+        MM_UNROLL(4)
         for (int v = 0; v < ROW_VECTORS; v++) sum[t][v] = vf_load(acc + t * MM_PANEL + v * VF_N);
     }
     for (int32_t i = 0; i < k; i++, w += MM_PANEL) {
         MM_UNROLL(8)
         for (int t = 0; t < n; t++) {
             const vf xt = vf_set1(x[t * x_stride + i]);
-            MM_UNROLL(2)
+            MM_UNROLL(4)
             for (int v = 0; v < ROW_VECTORS; v++) {
                 sum[t][v] = vf_fma(vf_load(w + v * VF_N), xt, sum[t][v]);
             }
@@ -139,7 +139,7 @@ static inline MM_INLINED void f32_tile(const int n, const float *w, int32_t k, c
     }
     MM_UNROLL(8)
     for (int t = 0; t < n; t++) {
-        MM_UNROLL(2)
+        MM_UNROLL(4)
         for (int v = 0; v < ROW_VECTORS; v++) vf_store(acc + t * MM_PANEL + v * VF_N, sum[t][v]);
     }
 }
@@ -174,14 +174,14 @@ static inline MM_INLINED void f32_panels(const mm_kind kind, const uint8_t *cons
     vf sum[MM_STREAM_PANELS][ROW_VECTORS];
     MM_UNROLL(4)
     for (int p = 0; p < MM_STREAM_PANELS; p++) {
-        MM_UNROLL(2)
+        MM_UNROLL(4)
         for (int v = 0; v < ROW_VECTORS; v++) sum[p][v] = vf_load(acc + p * acc_stride + v * VF_N);
     }
     for (int64_t i = 0; i < k; i++) {
         const vf xi = vf_set1(x[i]);
         MM_UNROLL(4)
         for (int p = 0; p < MM_STREAM_PANELS; p++) {
-            MM_UNROLL(2)
+            MM_UNROLL(4)
             for (int v = 0; v < ROW_VECTORS; v++) {
                 vf w = load_weights(kind, panels[p], i * MM_PANEL + v * VF_N);
                 sum[p][v] = vf_fma(w, xi, sum[p][v]);
@@ -190,7 +190,7 @@ static inline MM_INLINED void f32_panels(const mm_kind kind, const uint8_t *cons
     }
     MM_UNROLL(4)
     for (int p = 0; p < MM_STREAM_PANELS; p++) {
-        MM_UNROLL(2)
+        MM_UNROLL(4)
         for (int v = 0; v < ROW_VECTORS; v++) vf_store(acc + p * acc_stride + v * VF_N, sum[p][v]);
     }
 }
