@@ -44,10 +44,11 @@ run build-san
 set -- build build-san
 if tsan_works >/dev/null 2>&1; then
     ./scripts/build.sh build-tsan tests/test_pool $options $sanitized -Db_sanitize=thread
+    ./scripts/build.sh build-tsan tests/test_mm_team
     ./scripts/build.sh build-tsan tests/test_session
     ./scripts/build.sh build-tsan tests/test_model
     export TSAN_OPTIONS=halt_on_error=1
-    run build-tsan pool session model
+    run build-tsan pool mm_team session model
     set -- "$@" build-tsan
 else
     set -- "$@" --skip "build-tsan: the thread sanitizer does not work here"
