@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Products with AVX2, FMA and F16C: 16 rows by 4 tokens at a time. */
+/* Products with AVX2, FMA and F16C. A single token is multiplied with panels as they are, at the
+ * speed of memory. For more tokens a chunk of a panel is widened to bytes once, then goes through
+ * all of them in tiles of 16 rows by 4 tokens, from the first cache. */
 #include <math.h>
 #include <string.h>
 
