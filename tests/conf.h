@@ -28,7 +28,7 @@ enum { CONF_NAME_SIZE = 160 };
 typedef struct conf {
     rig_device *device;
     rig_device *blas;  /* the same with products given to a library; NULL: has none */
-    const char *group; /* "rows", "products", "attention" */
+    const char *group; /* "rows", "products", "attention", "chains" */
     conf_size size;
     const char *filter; /* only cases whose names contain this; NULL: all */
     rig rig;
@@ -44,8 +44,9 @@ typedef struct conf_family {
     void (*run)(conf *c);
 } conf_family;
 
-/* conf_rows.c, conf_mm.c, conf_attn.c: families end with a NULL name. */
-extern const conf_family conf_rows_families[], conf_mm_families[], conf_attn_families[];
+/* conf_rows.c, conf_mm.c, conf_attn.c, conf_chain.c: families end with a NULL name. */
+extern const conf_family conf_rows_families[], conf_mm_families[], conf_attn_families[],
+    conf_chain_families[];
 
 /* Is a case of this name among those to run? */
 bool conf_wants(const conf *c, conf_size size, const char *name);

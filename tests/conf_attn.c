@@ -314,9 +314,8 @@ static double slope(const sobre_attention_params *p, int32_t head)
                     : pow(exp2(-p->max_alibi_bias / 2 / n), 2 * (head - n) + 1);
 }
 
-/* Heads of one sequence: its first column is `first`. */
-static void reference_seq(const attn_case *c, const attn_data *d, int32_t first, int32_t length,
-                          double *ret)
+void attn_reference(const attn_case *c, const attn_data *d, int32_t first, int32_t length,
+                    int32_t from, double *ret)
 {
     const sobre_attention_params *p = &c->p;
     double *keys = malloc(sizeof *keys * (size_t)(length * p->head_dim)), q[256];
@@ -327,7 +326,7 @@ static void reference_seq(const attn_case *c, const attn_data *d, int32_t first,
         for (int32_t i = 0; i < length; i++)
             turned(c, d, d->k + ((first + i) * p->n_head_kv + g) * p->head_dim, d->k_norm, i,
                    keys + i * p->head_dim);
-        for (int32_t t = 0; t < length; t++) {
+        for (int32_t t = from; t < length; t++) {
             double *out = ret + ((first + t) * p->n_head + h) * p->head_dim_v, total = 0;
             int32_t end = p->causal ? t + 1 : length;
             int32_t begin = p->window && t + 1 > p->window ? t + 1 - p->window : 0;
@@ -491,7 +490,7 @@ static void attn_check(conf *c, const attn_case *a, const attn_cut *cut)
         double most = 0, relative = relative_of[a->kv_type];
         float *out = rig_alloc((uint64_t)n * 4);
         for (int32_t s = 0, first = 0; s < a->n_seqs; first += a->lengths[s], s++)
-            reference_seq(a, &d, first, a->lengths[s], reference);
+            attn_reference(a, &d, first, a->lengths[s], 0, reference);
         for (int64_t i = 0; i < n; i++) most = fmax(most, fabs(reference[i]));
         for (int64_t i = 0; i < n; i++) tolerance[i] = relative * most;
         attn_eval(&c->rig, a, &d, &node, cut, out, &last);

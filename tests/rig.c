@@ -279,10 +279,19 @@ static void rewrite_weights(rig *r)
     }
 }
 
+/* What no node reads is for the test. */
+static void count_uses(rig *r)
+{
+    for (int32_t n = 0; n < r->n_nodes; n++)
+        for (int32_t i = 0; i < r->nodes[n].n_in; i++)
+            if (r->nodes[n].in[i] >= 0) r->n_uses[r->nodes[n].in[i]]++;
+}
+
 void rig_compile(rig *r)
 {
     uint64_t size = 0;
     assert_true(rig_supported(r));
+    count_uses(r);
     pack_weights(r);
     if (r->no_poison) rewrite_weights(r);
     if (r->arena_size > 0) r->arena = alloc_poisoned(r, r->arena_size, SOBRE_BUFFER_ARENA);
@@ -305,10 +314,11 @@ void rig_compile(rig *r)
                                  .n_pages = RIG_PAGES,
                                  .kv_slots = &r->slot,
                                  .n_kv_slots = r->kv ? 1 : 0,
-                                 .exact = r->exact};
+                                 .exact = r->exact,
+                                 .n_uses = r->n_uses};
     assert_ok(r->ctx, r->b->workspace_size(r->device, &r->program, &size));
     assert_ok(r->ctx, r->b->compile(r->device, &r->program, &r->exec));
-    assert_true(r->b->n_launches(r->exec) >= r->n_nodes);
+    assert_true(r->b->n_launches(r->exec) > 0);
 }
 
 /* --- Runs */

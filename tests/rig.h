@@ -26,7 +26,7 @@ enum {
     RIG_VALUES = 32,
     RIG_NODES = 8,
     RIG_MAX_SEQS = 8,
-    RIG_PAGES = 64,
+    RIG_PAGES = 80,
     RIG_MAX_DEVICES = 12,
     RIG_GUARD = 256, /* bytes behind each value that nobody may write */
 };
@@ -77,7 +77,7 @@ typedef struct rig {
         sobre_weight weight;
         uint8_t *file;
     } packed[RIG_VALUES];
-    int32_t n_values;
+    int32_t n_values, n_uses[RIG_VALUES];
     sobre_node nodes[RIG_NODES];
     int32_t n_nodes;
     int32_t n_cols, n_rows; /* the most of a run */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a GPU's launches read when a token is decoded, against what cost.c counts: a driver that
- * computes nothing sees which memory each launch is given. Models have published shapes, since it
- * is large ones for which bytes matter; their memory is never touched.
+ * How many launches a GPU needs for a token, and what they read, against what cost.c counts: a
+ * driver that computes nothing sees which memory each launch is given. Models have published
+ * shapes, since it is large ones for which bytes matter; their memory is never touched.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,7 @@
 #include "kv.h"
 #include "model.h"
 
-enum { N_CTX = 576, N_PAST = 200 };
+enum { N_CTX = 576, N_PAST = 200, MAX_SEQS = 32, MAX_COLS = 32 };
 static const double most_share = 1.05; /* bytes read, of weights and cache */
 
 /* --- A device whose memory is only a size */
@@ -187,33 +187,45 @@ static void close_reading(reading *r)
     fake_close(&r->device);
 }
 
-/* A token after N_PAST others. */
-static void decode(reading *r)
+/* A run, in a plan for sequences of up to n_ctx tokens that have n_past of them. Returns how many
+ * launches the plan says that there were. */
+static int32_t run(reading *r, int32_t n_ctx, int32_t n_past, int32_t n_seqs, int32_t n_cols)
 {
+    enum { MAX_PAGES = 128 };
     const plan_options o = {.devices = &r->devices,
-                            .n_cols = 1,
-                            .n_rows = 1,
-                            .n_seq = 1,
+                            .n_cols = n_seqs * n_cols,
+                            .n_rows = n_seqs,
+                            .n_seq = n_seqs,
                             .weights = r->weights,
                             .kv_slots = r->c.slots,
                             .n_kv_slots = r->c.n,
-                            .n_pages = kv_pages_for(N_CTX)};
-    static const int32_t pages[N_CTX / SOBRE_KV_PAGE] = {0}, params[SOBRE_SAMPLE_PARAMS_SIZE] = {0};
-    const int32_t id = 7, pos = N_PAST, row = 0;
-    const sobre_run_seq seq = {.n_cols = 1, .pos = N_PAST, .pages = pages};
-    const exec_batch batch = {.n_cols = 1,
-                              .n_rows = 1,
-                              .n_seqs = 1,
-                              .ids = &id,
-                              .pos = &pos,
-                              .rows = &row,
+                            .n_pages = kv_pages_for(n_ctx)};
+    static const int32_t pages[MAX_PAGES] = {0};
+    static const int32_t params[MAX_SEQS * SOBRE_SAMPLE_PARAMS_SIZE] = {0};
+    int32_t ids[MAX_COLS] = {0}, pos[MAX_COLS], rows[MAX_SEQS];
+    sobre_run_seq seqs[MAX_SEQS];
+    const exec_batch batch = {.n_cols = o.n_cols,
+                              .n_rows = n_seqs,
+                              .n_seqs = n_seqs,
+                              .ids = ids,
+                              .pos = pos,
+                              .rows = rows,
                               .sampling = params,
-                              .seqs = &seq};
+                              .seqs = seqs};
     plan *p;
 
+    assert_true(n_seqs <= MAX_SEQS && o.n_cols <= MAX_COLS && o.n_pages <= MAX_PAGES);
+    for (int32_t i = 0; i < o.n_cols; i++) pos[i] = n_past + i % n_cols;
+    for (int32_t s = 0; s < n_seqs; s++) {
+        seqs[s] = (sobre_run_seq){s * n_cols, n_cols, n_past, pages};
+        rows[s] = (s + 1) * n_cols - 1;
+    }
     assert_ok(r->device.ctx, plan_make(r->device.ctx, r->graph, &o, &p));
+    r->n_launches = 0;
     assert_ok(r->device.ctx, exec_run(p, &batch, NULL));
+    int32_t n_launches = p->n_launches;
     plan_free(p);
+    return n_launches;
 }
 
 /* Weights and cache are read once, and little else is. */
@@ -231,7 +243,7 @@ static void reads_each_weight_once(void **state)
         const uint64_t position = 2 * 2 * (uint64_t)kv->n_head_kv * (uint64_t)kv->head_dim;
         const uint64_t cached = (uint64_t)r.c.n * position * (N_PAST + 1);
 
-        decode(&r);
+        (void)run(&r, N_CTX, N_PAST, 1, 1);
         assert_ok(r.device.ctx,
                   cost_count(r.device.ctx, r.graph, &r.devices, &r.c, 1, N_PAST, &cost));
         assert_int_equal(r.n_launches, cost.n_launches);
@@ -264,11 +276,47 @@ static void counts_prompts_apart(void **state)
     close_reading(&r);
 }
 
+/* A decoded token, with sampling: embedding, layers, head, and two for the draw. */
+static void launches_a_layer(void **state)
+{
+    static const struct {
+        const char *what;
+        bool flat;
+        int32_t n_ctx, n_past, n_seqs, n_cols, of_layer, around;
+    } cases[] = {
+        {"a context that is not split", false, 128, 100, 1, 1, 5, 4},
+        {"a short context", false, 4096, 200, 1, 1, 5, 4},
+        {"the longest short one", false, 4096, 4095, 1, 1, 5, 4},
+        {"a sequence that is short so far", false, 8192, 4095, 1, 1, 5, 4},
+        {"a long one", false, 8192, 4096, 1, 1, 6, 4},
+        {"eight sequences", false, 4096, 200, 8, 1, 5, 4},
+        {"eight long ones", false, 8192, 5000, 8, 1, 6, 4},
+        {"several columns of each of two", false, 4096, 200, 2, 4, 6, 4},
+        /* Norms apart, the merge too, and the gather. */
+        {"more than gemv takes", false, 4096, 200, 32, 1, 8, 6},
+        {"a processor", true, 4096, 200, 1, 1, 8, 6},
+    };
+    reading r;
+
+    (void)state;
+    open_reading(&r, "smollm2-135m", "Q4_0");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        r.device.device.caps.flat_memory = cases[i].flat;
+        int32_t n = run(&r, cases[i].n_ctx, cases[i].n_past, cases[i].n_seqs, cases[i].n_cols);
+        int32_t expected = cases[i].of_layer * r.c.n + cases[i].around;
+        if (n != expected || r.n_launches != expected)
+            test_fail("%s: %d launches, said to be %d, should be %d", cases[i].what,
+                      (int)r.n_launches, (int)n, (int)expected);
+    }
+    close_reading(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_each_weight_once),
         cmocka_unit_test(counts_prompts_apart),
+        cmocka_unit_test(launches_a_layer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

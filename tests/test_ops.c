@@ -18,6 +18,7 @@ static const struct {
     {"rows", conf_rows_families},
     {"products", conf_mm_families},
     {"attention", conf_attn_families},
+    {"chains", conf_chain_families},
 };
 enum { N_GROUPS = sizeof groups / sizeof groups[0] };
 
