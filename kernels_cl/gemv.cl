@@ -166,19 +166,75 @@ FN void add_unit(GLOBAL const uint4 *quants_a, GLOBAL const ushort *scales_a, in
 #endif
 }
 
-/* Elements k to k + 3 of a column of x that is in parts; past the end, or column -1: 0. */
-FN float4 merged_quad(GLOBAL const float *sums, GLOBAL const float *scores, int n_splits,
-                      int head_dim, int n_in, int k, int col)
+/* What the sums of a head's splits are multiplied with to be added up to its result. */
+FN void merge_weights(GLOBAL const float *scores, int n_splits, LOCAL float *weights)
 {
+    float most = LOWEST;
+    float total = 0.0f;
+    for (int i = 0; i < n_splits; i++) most = FMAX(most, scores[i]);
+    NO_UNROLL
+    for (int i = 0; i < n_splits; i++) {
+        float e = EXP2(scores[i] - most);
+        weights[i] = e;
+        total = FMA(e, scores[n_splits + i], total);
+    }
+    float scale = total > 0.0f ? 1.0f / total : 0.0f;
+    for (int i = 0; i < n_splits; i++) weights[i] *= scale;
+}
+
+/* Four dims of a head, of which the first split's begin at sums. */
+FN float4 merged_quad(GLOBAL const float4 *sums, int n_splits, int head_dim,
+                      LOCAL const float *weights)
+{
+    int quads = head_dim / 4;
     float4 x;
     x.x = x.y = x.z = x.w = 0.0f;
-    if (k < n_in && col >= 0) {
-        uint head = (uint)(k / head_dim), n_head = (uint)(n_in / head_dim);
-        uint row = ((uint)col * n_head + head) * (uint)n_splits,
-             dim = (uint)k - head * (uint)head_dim;
-        x = attn_merged(sums + row * (uint)head_dim + dim, scores + row * 2u, n_splits, head_dim);
+    NO_UNROLL
+    for (int i = 0; i < n_splits; i += ATTN_SPLITS) {
+        float4 a = sums[i * quads], b = sums[(i + 1) * quads];
+        float4 c = sums[(i + 2) * quads], d = sums[(i + 3) * quads];
+        float wa = weights[i], wb = weights[i + 1], wc = weights[i + 2], wd = weights[i + 3];
+        x.x = FMA(a.x, wa, FMA(b.x, wb, FMA(c.x, wc, FMA(d.x, wd, x.x))));
+        x.y = FMA(a.y, wa, FMA(b.y, wb, FMA(c.y, wc, FMA(d.y, wd, x.y))));
+        x.z = FMA(a.z, wa, FMA(b.z, wb, FMA(c.z, wc, FMA(d.z, wd, x.z))));
+        x.w = FMA(a.w, wa, FMA(b.w, wb, FMA(c.w, wc, FMA(d.w, wd, x.w))));
     }
     return x;
+}
+
+/* Stages elements [at, at + n) of x that is in parts. `weights` [NC][2 * WG]. Begins behind a
+ * barrier, and has one. */
+FN void stage_parts(GLOBAL const float *sums, GLOBAL const float *scores, int n_splits,
+                    int head_dim, int n_in, int col, int n_cols, int at, int n,
+                    LOCAL float *weights, LOCAL float4 *tile)
+{
+    int n_head = n_in / head_dim, first = at / head_dim;
+    int end = at + n < n_in ? at + n : n_in; /* of what is there */
+    int n_heads = (end + head_dim - 1) / head_dim - first;
+    int n_there = n_cols < NC ? n_cols : NC;
+    for (int i = LOCAL_ID; i < n_there * n_heads; i += WG) {
+        int c = i / n_heads, head = i - c * n_heads;
+        uint row = (uint)((col + c) * n_head + first + head);
+        merge_weights(scores + row * (uint)(2 * n_splits), n_splits,
+                      weights + c * 2 * WG + head * n_splits);
+    }
+    BARRIER();
+    NO_UNROLL
+    for (int c = 0; c < NC; c++) {
+        NO_UNROLL
+        for (int i = LOCAL_ID * 4; i < n; i += WG * 4) {
+            int k = at + i, head = k / head_dim;
+            uint row = (uint)((col + c) * n_head + head) * (uint)n_splits;
+            float4 x;
+            x.x = x.y = x.z = x.w = 0.0f;
+            if (k < n_in && c < n_there)
+                x = merged_quad((GLOBAL const float4 *)(sums + row * (uint)head_dim +
+                                                        (uint)(k - head * head_dim)),
+                                n_splits, head_dim,
+                                weights + c * 2 * WG + (head - first) * n_splits);
+            tile[c * COL_STRIDE + i % UNIT / 4 * PART_STRIDE + i / UNIT] = x;
+        }
+    }
 }
 
 /* x and residual: [n_cols of the run, n_in] and like out_0; an offset of -1: there is none. With
@@ -230,7 +286,6 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
     wb += glu ? w1_at : wa_at;
 
     int defers = norm == NORM_RMS && norm_b_at < 0;
-    int n_merged = n_splits > 0 ? NC : 0;
     x += x_at;
     scores += scores_at;
     if (LOCAL_ID < NC) {
@@ -283,16 +338,8 @@ gemv(GLOBAL const int *RESTRICT run, int run_index, GLOBAL const float *RESTRICT
                 float squares[NC];
                 UNROLL
                 for (int c = 0; c < NC; c++) squares[c] = 0.0f;
-                NO_UNROLL
-                for (int c = 0; c < n_merged; c++) {
-                    NO_UNROLL
-                    for (uint i = (uint)LOCAL_ID * 4u; i < (uint)n; i += WG * 4u) {
-                        uint part = i % UNIT / 4u;
-                        tile[(uint)c * COL_STRIDE + part * PART_STRIDE + i / UNIT] =
-                            merged_quad(x, scores, n_splits, head_dim, n_in, at + (int)i,
-                                        c < n_cols ? col + c : -1);
-                    }
-                }
+                if (n_splits > 0)
+                    stage_parts(x, scores, n_splits, head_dim, n_in, col, n_cols, at, n, red, tile);
                 for (uint i = (uint)LOCAL_ID; i < n_plain; i += WG) {
                     uint part = i % UNIT / 4u, to = (part * PART_STRIDE + i / UNIT) * 4u + i % 4u;
                     int k = at + (int)i;

@@ -346,7 +346,8 @@ static void build_decodes(gpu_builder *b, const attn_build *a)
         return;
     }
     if (gpu_mm_takes_parts(b, a->node)) {
-        int32_t n_splits = count_splits(b, a, min_i32(n_pages, GPU_SHORT_PAGES), MAX_PARTS);
+        int32_t n_splits = count_splits(b, a, min_i32(n_pages, GPU_SHORT_PAGES),
+                                        ATTN_MERGED_SPLITS(a->p->head_dim));
         b->parts = parts_of(b, a, n_splits, gpu_work_kept);
         b->parts.when = is_short ? GPU_WHEN_DECODE : GPU_WHEN_SHORT;
         b->parts.otherwise = !is_short ? GPU_WHEN_NOT_SHORT : brings_more ? GPU_WHEN_PREFILL : 0;
