@@ -30,6 +30,7 @@ avx512="$avx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni"
 compile() {
     case $1 in
     *_avx2.c) isa=$avx2 ;;
+    *_avxvnni.c) isa="$avx2 -mavxvnni" ;;
     *_avx512.c) isa=$avx512 ;;
     *) isa= ;;
     esac
@@ -45,7 +46,8 @@ compile() {
         -I"$objects/include" -c "$1" -o "$objects/$(echo "$1" | tr / _).o"
 }
 status=0
-for file in $(find src backends models cli bench -name '*.c' ! -name '*_posix.c' ! -path "$skipped/*" | sort); do
+for file in $(find src backends models cli bench -name '*.c' ! -name '*_posix.c' ! -path 'backends/cpu/arm/*' \
+    ! -path "$skipped/*" | sort); do
     compile "$file" || { echo "$file does not compile for Windows" && status=1; }
 done
 echo "$(find "$objects" -name '*.o' | wc -l) objects"
