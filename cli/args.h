@@ -101,10 +101,10 @@ typedef struct command {
     int (*run)(const struct command *command, int argc, char **argv);
 } command;
 
-/* -1: go on. Otherwise the exit code: after --help, or a message. Positional arguments are moved to
- * the front of argv. */
 /* A sobre_kv_type as --kv-type has it. */
 const char *args_kv_name(int32_t type);
+/* -1: go on. Otherwise the exit code: after --help, or a message. Positional arguments are moved to
+ * the front of argv. */
 int args_parse(const command *command, int argc, char **argv, void *args);
 void args_print_help(const command *command, FILE *to);
 void args_print_exit_codes(FILE *to);

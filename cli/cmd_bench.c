@@ -343,8 +343,7 @@ static int open_model(bench *b)
     int code;
 
     if (args->shape) {
-        if ((code = shapes_open(b->args->shape, b->args->quant, &b->made, &source)) >= 0)
-            return code;
+        if ((code = shapes_open(args->shape, args->quant, &b->made, &source)) >= 0) return code;
         code = app_open_source(&b->app, &source, given);
     } else {
         code = app_open_model(&b->app, given);
@@ -501,9 +500,8 @@ const command cmd_bench = {
         "Rows are named pp512 (a prompt of 512 tokens at once) and tg128 (128 tokens one after the "
         "other), each warmed up once, then measured --repeats times from an empty sequence, with "
         "random tokens; in tg128x8 eight sequences generate 128 tokens each, and all of these "
-        "count. "
-        "The figures are the mean and the standard deviation. --shape makes a model in memory, so "
-        "nothing needs to be fetched.",
+        "count. The figures are the mean and the standard deviation. --shape makes a model in "
+        "memory, so nothing needs to be fetched.",
     .examples = "  sobre bench smollm2\n"
                 "  sobre bench smollm2 -p 128,512 -n 0 -t 4 -r 10 -o md\n"
                 "  sobre bench smollm2 -p 0 -n 128 --n-seq 1,2,4,8,16,32\n"
