@@ -110,6 +110,7 @@ static void values(const float *p, int32_t n_rows, const void *v, int32_t n_dims
             for (int32_t d = 0; d < n_dims; d++)
                 o[d] += p[i] * item_load(v, (int64_t)i * n_dims + d, d, i, n_dims, type);
 }
+
 static float soften(const attn_view *view, float *s, float *max)
 {
     float most = *max, total = 0.0f;

@@ -19,13 +19,12 @@
 enum { MM_PANEL = 16 };
 
 /* How a file's type lies in panels (mm_kernels.h): X(kind, name in functions). */
-#define MM_QUANT_KINDS(X)                                                               \
-    X(Q4_0, q4_0)                                                                       \
-    X(Q4_1, q4_1)                                                                       \
-    X(Q5_0, q5_0)                                                                       \
-    X(Q5_1, q5_1)                                                                       \
-    X(Q8_0, q8_0) X(Q2_K, q2_k) X(Q3_K, q3_k) X(Q4_K, q4_k) X(Q5_K, q5_k) X(Q6_K, q6_k) \
-        X(IQ4_NL, iq4_nl) X(IQ4_XS, iq4_xs) X(IQ3_S, iq3_s) X(MXFP4, mxfp4) X(TQ, tq)
+/* clang-format off */
+#define MM_QUANT_KINDS(X)                                                            \
+    X(Q4_0, q4_0) X(Q4_1, q4_1) X(Q5_0, q5_0) X(Q5_1, q5_1) X(Q8_0, q8_0)            \
+    X(Q2_K, q2_k) X(Q3_K, q3_k) X(Q4_K, q4_k) X(Q5_K, q5_k) X(Q6_K, q6_k)            \
+    X(IQ4_NL, iq4_nl) X(IQ4_XS, iq4_xs) X(IQ3_S, iq3_s) X(MXFP4, mxfp4) X(TQ, tq)
+/* clang-format on */
 #define MM_FLOAT_KINDS(X) X(F16, f16) X(BF16, bf16) X(F32, f32)
 
 typedef enum mm_kind {

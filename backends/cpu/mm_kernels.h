@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: MIT */
+/* clang-format off */
 /*
  * The inner loops of products, one table an instruction set, and the layouts that they share.
  *
  * Packed weights: panels of 16 rows, a panel a sequence of units of 64 columns, or of 256 where the
  * type has super blocks. A unit of a quantised kind is
- *     d      [scales][16]          2 bytes each: one a group, or one a unit for kinds with codes
- *     m      [scales][16]          only kinds with a minimum; its sign is such that it is added
- *     codes  [groups][16]          what d is multiplied with: signed bytes. Q2_K has nibbles
- * instead, minima [groups][16]          the high one for m; Q4_K and Q5_K have bytes for m here low
- * [blocks of 32 columns][words] high   [blocks][words]       what the low plane has no room for
+ *     d      [scales][16]                   2 bytes each: one a group, or one a unit for kinds
+ *                                           with codes
+ *     m      [scales][16]                   only kinds with a minimum; its sign is such that it is
+ *                                           added
+ *     codes  [groups][16]                   what d is multiplied with: signed bytes. Q2_K has
+ *                                           nibbles instead, the high one for m
+ *     minima [groups][16]                   bytes for m: Q4_K and Q5_K
+ *     low    [blocks of 32 columns][words]
+ *     high   [blocks][words]                what the low plane has no room for
  * where a word holds 4 bytes of each of the 16 rows: byte row * 4 + j. A plane of p bits has p
- * words a block, and columns 4s .. 4s + 3 of the block (step s of 8) are in word s % p at bit s / p
- * * p of its four bytes. An element is u = low | high << bits of low, then q = u - bias, or for
- * kinds with levels q = levels[u] - bias: unsigned, what byte-wise dot products want. Columns
+ * words a block, and columns 4s .. 4s + 3 of the block (step s of 8) are in word s % p, at bit
+ * s / p * p of its four bytes. An element is u = low | high << bits of low, then q = u - bias, or
+ * for kinds with levels q = levels[u] - bias: unsigned, what byte-wise dot products want. Columns
  * beyond the last have d = m = 0. A float kind is just [n_cols][16].
  *
  * Numbers: an int8 product goes block by block of 32 columns in ascending order, refined blocks
@@ -27,6 +32,7 @@
  * product rounds after the multiplication too (a fused one is a slow call where the processor lacks
  * it), so there the bits differ.
  */
+/* clang-format on */
 #ifndef SOBRE_MM_KERNELS_H
 #define SOBRE_MM_KERNELS_H
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Functions on vectors of floats, in the vocabulary of vmath_avx2.h, vmath_avx512.h or vmath_neon.h
- * (which include this file; all give the same bits). The polynomials are minimax fits made for these
- * intervals; tests/test_mm.c bounds the errors. NaN comes out as NaN. */
+/* Functions on vectors of floats, in the vocabulary of vmath_avx2.h, vmath_avx512.h or
+ * vmath_neon.h, which include this file; all give the same bits. The polynomials are minimax fits
+ * made for these intervals; tests/test_mm.c bounds the errors. NaN comes out as NaN. */
 #ifndef SOBRE_VMATH_H
 #define SOBRE_VMATH_H
 
