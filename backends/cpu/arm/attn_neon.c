@@ -3,5 +3,4 @@
 #include "vmath_neon.h"
 
 #define ATTN_KERNELS attn_kernels_neon
-#define ATTN_VECTORS 4
 #include "attn_vf.h"
