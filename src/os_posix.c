@@ -613,7 +613,11 @@ static bool is_fast(uint64_t speed, uint64_t fastest)
 int os_fast_cores(const int *cpus, int n)
 {
     int n_fast = 0;
-    const uint64_t fastest = n > 0 ? cpu_speed(cpus[0]) : 0;
+    uint64_t fastest = 0;
+    for (int i = 0; i < n; i++) {
+        const uint64_t speed = cpu_speed(cpus[i]);
+        if (speed > fastest) fastest = speed;
+    }
     while (n_fast < n && is_fast(cpu_speed(cpus[n_fast]), fastest)) n_fast++;
     return n_fast;
 }

@@ -101,11 +101,11 @@ static void seats_open(seating *s, int32_t n_threads)
     int32_t n_fast = os_fast_cores(s->cpus, s->n_cores);
     s->n_confined = n_threads <= n_fast ? n_fast : s->n_cores;
     s->caller_cpu = -1;
+    int cores[MAX_THREADS];
     for (int32_t i = 0; i < s->n_cpus; i++) {
-        int32_t seat = i;
-        if (i >= s->n_cores)
-            for (seat = 0; seat < s->n_cores - 1; seat++)
-                if (os_cpu_core(s->cpus[seat]) == os_cpu_core(s->cpus[i])) break;
+        int32_t seat = 0, last = i < s->n_cores ? i : s->n_cores - 1;
+        cores[i] = os_cpu_core(s->cpus[i]); /* asks the system, so once for each */
+        while (seat < last && cores[seat] != cores[i]) seat++;
         s->core_seat[i] = seat;
     }
 }
