@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Everything that comes from the operating system; os_posix.c and os_win32.c implement it. Nothing
+/* Everything that comes from the operating system; os_posix*.c and os_win32.c implement it. Nothing
  * here reports errors to a context: functions return false or a value that says so, and
  * os_error_text() names the cause. */
 #ifndef SOBRE_OS_H
@@ -73,6 +73,8 @@ void os_cond_broadcast(os_cond *cond);
 /* Sleeps while *word == expected, until woken (or for no reason); like a futex. */
 void os_word_wait(atomic_uint *word, unsigned expected);
 void os_word_wake_all(atomic_uint *word);
+
+enum { OS_MAX_CPUS = 8192 }; /* ids of CPUs are below */
 
 /* Fills cpus[] with ids of logical CPUs this process may run on: one of each physical core first,
  * the fastest kind of cores before others, then the CPUs that share a core with one of those. A
