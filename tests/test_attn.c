@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Attention on the CPU: the same bits however the work is cut, batched and shared, and with every
- * instruction set but the scalar one. Its values are test_ops's matter. */
+ * instruction set but the scalar one. Its values are test_ops's matter. An argument picks tests by
+ * cmocka's pattern of their names. */
 #include "attn_bench.h"
 #include "conf_attn.h"
 
@@ -129,6 +130,7 @@ int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "--bench") == 0)
         return attn_bench_all(argc > 2 ? argv[2] : NULL, argc > 3 ? atoi(argv[3]) : 1);
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {RIG_TESTS(has_the_same_bits_however_it_is_cut) //
                                        RIG_TESTS(pages_hold_what_is_put)              //
                                        RIG_TESTS(has_the_bits_of_others)};
