@@ -323,7 +323,7 @@ void attn_reference(const attn_case *c, const attn_data *d, int32_t first, int32
     assert_true(keys && w);
     for (int32_t h = 0; h < p->n_head; h++) {
         int32_t g = h / (p->n_head / p->n_head_kv);
-        for (int32_t i = 0; i < length; i++)
+        for (int32_t i = 0; i < length && h % (p->n_head / p->n_head_kv) == 0; i++)
             turned(c, d, d->k + ((first + i) * p->n_head_kv + g) * p->head_dim, d->k_norm, i,
                    keys + i * p->head_dim);
         for (int32_t t = from; t < length; t++) {
@@ -340,11 +340,11 @@ void attn_reference(const attn_case *c, const attn_data *d, int32_t first, int32
                 total += w[i];
             }
             if (c->with_sinks) total += exp(d->sinks[h]);
-            for (int32_t j = 0; j < p->head_dim_v; j++) {
-                out[j] = 0;
-                for (int32_t i = begin; i < end; i++)
-                    out[j] +=
-                        w[i] / total * d->v[((first + i) * p->n_head_kv + g) * p->head_dim_v + j];
+            for (int32_t j = 0; j < p->head_dim_v; j++) out[j] = 0;
+            for (int32_t i = begin; i < end; i++) {
+                const float *v = d->v + ((first + i) * p->n_head_kv + g) * p->head_dim_v;
+                w[i] /= total;
+                for (int32_t j = 0; j < p->head_dim_v; j++) out[j] += w[i] * v[j];
             }
         }
     }

@@ -34,8 +34,8 @@ extern const int32_t attn_n_cases;
 
 attn_data attn_data_make(const attn_case *c);
 void attn_data_free(attn_data *d);
-/* The definition: columns from `from` on of a sequence whose first one is `first`. ret [all columns]
- * [n_head * head_dim_v]. */
+/* The definition: columns from `from` on of a sequence whose first one is `first`. ret [all
+ * columns] [n_head * head_dim_v]. */
 void attn_reference(const attn_case *c, const attn_data *d, int32_t first, int32_t length,
                     int32_t from, double *ret);
 /* Adds cache, node and its inputs to a rig opened for attn_cols() columns; returns the node. */

@@ -164,8 +164,8 @@ typedef struct gpu_builder {
     sobre_exec *exec;       /* COMPILE only */
     sobre_status status;    /* of the first failure; later calls do nothing */
     int32_t n_launches;
-    uint32_t hold;  /* conditions that hold in a run whose launches are counted */
-    int32_t n_held; /* launches of such a run */
+    uint32_t hold;                 /* conditions that hold in a run whose launches are counted */
+    int32_t n_held;                /* launches of such a run */
     uint64_t work_used, work_size; /* bytes: of the node that is being built, of the largest */
     uint64_t work_kept;            /* bytes that the next node must leave alone */
     gpu_parts parts;               /* that the node before left */
