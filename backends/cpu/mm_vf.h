@@ -365,35 +365,39 @@ static inline vf activate(sobre_act act, vf x)
     }
 }
 
-/* One vector of rows of every token; `n` of its lanes exist. */
-static inline void finish_rows(const mm_finish *f, const float *a, const float *b, int row, int n)
+static inline vf load_lanes(const float *from, int n)
 {
-    const bool glu = f->glu != SOBRE_ACT_NONE;
-    const vf bias_a = f->bias[0] ? vf_load_n(f->bias[0] + row, n) : vf_zero();
-    const vf bias_b = glu && f->bias[1] ? vf_load_n(f->bias[1] + row, n) : vf_zero();
-    for (int32_t t = 0; t < f->n_tokens; t++) {
-        const int64_t at = t * f->out_stride + row;
-        vf y = vf_load(a + t * MM_PANEL + row);
-        if (f->bias[0]) y = vf_add(y, bias_a);
-        if (glu) {
-            vf up = vf_load(b + t * MM_PANEL + row);
-            if (f->bias[1]) up = vf_add(up, bias_b);
-            y = vf_mul(activate(f->glu, y), up);
-        }
-        if (n == VF_N) {
-            if (f->residual) y = vf_add(y, vf_load(f->residual + at));
-            vf_store(f->out + at, y);
-        } else {
-            if (f->residual) y = vf_add(y, vf_load_n(f->residual + at, n));
-            vf_store_n(f->out + at, y, n);
-        }
+    return n == VF_N ? vf_load(from) : vf_load_n(from, n);
+}
+
+/* One vector of rows of token t; `n` of its lanes exist. */
+static inline void finish_rows(const mm_finish *f, const float *a, const float *b, int32_t t,
+                               int row, int n)
+{
+    const int64_t at = t * f->out_stride + row;
+    vf y = vf_load(a + t * MM_PANEL + row);
+    if (f->bias[0]) y = vf_add(y, load_lanes(f->bias[0] + row, n));
+    if (f->glu != SOBRE_ACT_NONE) {
+        vf up = vf_load(b + t * MM_PANEL + row);
+        if (f->bias[1]) up = vf_add(up, load_lanes(f->bias[1] + row, n));
+        y = vf_mul(activate(f->glu, y), up);
+    }
+    if (f->residual) y = vf_add(y, load_lanes(f->residual + at, n));
+    if (n == VF_N) {
+        vf_store(f->out + at, y);
+    } else {
+        vf_store_n(f->out + at, y, n);
     }
 }
 
+/* Token by token: rows of outputs are far apart, so a line that is left half written is gone when
+ * its second half comes. */
 static void finish(const mm_finish *f, const float *a, const float *b)
 {
-    for (int row = 0; row < f->n_rows; row += VF_N) {
-        finish_rows(f, a, b, row, lanes_left(f->n_rows - row));
+    for (int32_t t = 0; t < f->n_tokens; t++) {
+        for (int row = 0; row < f->n_rows; row += VF_N) {
+            finish_rows(f, a, b, t, row, lanes_left(f->n_rows - row));
+        }
     }
 }
 

@@ -75,7 +75,7 @@ static inline int fold_of(const mm_kind_info *kind)
 
 /* A block of a panel as tiles of tokens want it. Codes are pairs for 16-bit products. */
 typedef struct wide_block {
-    uint8_t w[MM_STEPS][MM_PANEL * 4]; /* signed where the fold is 0 */
+    _Alignas(64) uint8_t w[MM_STEPS][MM_PANEL * 4]; /* signed where the fold is 0 */
     float d[MM_PANEL], m[MM_PANEL];
     int32_t codes[2][MM_PANEL]; /* of the two groups of 16; of the one of 32: [0] */
     int32_t pair[MM_PANEL];     /* times the sums of the two halves: what is added to c, or c' */
