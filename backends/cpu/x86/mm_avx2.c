@@ -309,7 +309,7 @@ static inline MM_INLINED __m256 stream_block(const mm_kind_info *kind, const uin
     const int fold = fold_of(kind), per_group = kind->group / 4;
     const __m256i flip = _mm256_set1_epi8((char)-128);
     const block_scales scales = scales_of(kind, unit, block, lane);
-    __m256i dot, narrow;
+    __m256i dot = _mm256_setzero_si256(), narrow = dot;
     MM_UNROLL(8)
     for (int s = 0; s < MM_STEPS; s++) {
         const __m256i xs = broadcast4(x->q + 4 * s);
